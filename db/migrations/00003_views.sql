@@ -1,0 +1,195 @@
+-- What DBAs read with plain SELECTs, and the two roles for apps and readers.
+
+-- +goose Up
+CREATE VIEW pgautomate.feed_status AS
+SELECT c.slot_name,
+       coalesce(s.active, false)                                                  AS active,
+       s.wal_status                                                               AS wal_status,
+       c.position                                                                 AS position,
+       s.confirmed_flush_lsn                                                      AS confirmed_flush_lsn,
+       CASE WHEN pg_is_in_recovery() THEN NULL
+            ELSE pg_wal_lsn_diff(pg_current_wal_flush_lsn(), greatest(c.position, s.confirmed_flush_lsn)) END::bigint AS lag_bytes,
+       CASE WHEN pg_is_in_recovery() THEN NULL
+            ELSE pg_wal_lsn_diff(pg_current_wal_flush_lsn(), s.restart_lsn) END::bigint AS retained_bytes,
+       extract(epoch FROM clock_timestamp() - c.updated_at)::double precision     AS seconds_since_checkpoint,
+       c.updated_at
+  FROM pgautomate.feed_checkpoints c
+  LEFT JOIN pg_replication_slots s ON s.slot_name = c.slot_name;
+COMMENT ON VIEW pgautomate.feed_status IS 'The feed: its slot, how far it is, what it keeps from being removed.';
+COMMENT ON COLUMN pgautomate.feed_status.slot_name IS 'The logical replication slot.';
+COMMENT ON COLUMN pgautomate.feed_status.active IS 'Whether a process reads the slot now.';
+COMMENT ON COLUMN pgautomate.feed_status.wal_status IS 'As in pg_replication_slots; lost means that changes were missed.';
+COMMENT ON COLUMN pgautomate.feed_status.position IS 'End of the last commit whose effects are in this database.';
+COMMENT ON COLUMN pgautomate.feed_status.confirmed_flush_lsn IS 'What the server was told of that.';
+COMMENT ON COLUMN pgautomate.feed_status.lag_bytes IS 'Bytes of log written and not yet dealt with.';
+COMMENT ON COLUMN pgautomate.feed_status.retained_bytes IS 'Bytes of log that the slot keeps on the server''s disk.';
+COMMENT ON COLUMN pgautomate.feed_status.seconds_since_checkpoint IS 'Seconds since the checkpoint moved; large and harmless while nothing is written.';
+COMMENT ON COLUMN pgautomate.feed_status.updated_at IS 'When the checkpoint last moved.';
+
+CREATE VIEW pgautomate.action_queue AS
+WITH RECURSIVE lane AS (
+    SELECT l.organization_id,
+           (SELECT min(a.action_type) FROM pgautomate.lead_stage_actions a
+             WHERE a.organization_id = l.organization_id AND a.status = 'pending' AND a.perform_at IS NOT NULL) AS action_type
+      FROM pgautomate.organization_lanes l
+    UNION ALL
+    SELECT lane.organization_id,
+           (SELECT min(a.action_type) FROM pgautomate.lead_stage_actions a
+             WHERE a.organization_id = lane.organization_id AND a.action_type > lane.action_type
+               AND a.status = 'pending' AND a.perform_at IS NOT NULL)
+      FROM lane WHERE lane.action_type IS NOT NULL
+), waiting AS (
+    SELECT lane.organization_id, lane.action_type,
+           (SELECT count(*) FROM pgautomate.lead_stage_actions a WHERE a.organization_id = lane.organization_id
+               AND a.action_type = lane.action_type AND a.status = 'pending' AND a.perform_at <= now()) AS due,
+           (SELECT count(*) FROM pgautomate.lead_stage_actions a WHERE a.organization_id = lane.organization_id
+               AND a.action_type = lane.action_type AND a.status = 'pending' AND a.perform_at > now()) AS parked,
+           (SELECT min(a.perform_at) FROM pgautomate.lead_stage_actions a WHERE a.organization_id = lane.organization_id
+               AND a.action_type = lane.action_type AND a.status = 'pending' AND a.perform_at IS NOT NULL) AS oldest
+      FROM lane WHERE lane.action_type IS NOT NULL
+), timer AS (
+    SELECT organization_id, action_type, count(*) AS parked, min(perform_at) AS oldest
+      FROM pgautomate.lead_stage_actions WHERE status = 'delayed' GROUP BY 1, 2
+), flight AS (
+    SELECT organization_id, action_type, count(*) FILTER (WHERE status = 'running') AS running, count(*) AS held
+      FROM pgautomate.lead_stage_actions WHERE status IN ('queued', 'running') GROUP BY 1, 2
+), kind AS (
+    SELECT organization_id, action_type FROM waiting
+    UNION SELECT organization_id, action_type FROM timer
+    UNION SELECT organization_id, action_type FROM flight
+), known AS (
+    SELECT k.organization_id, k.action_type,
+           coalesce(w.due, 0)                               AS due,
+           coalesce(w.parked, 0) + coalesce(t.parked, 0)    AS parked,
+           coalesce(f.running, 0)                           AS running,
+           coalesce(f.held, 0) - coalesce(f.running, 0)     AS held,
+           least(w.oldest, t.oldest)                        AS oldest,
+           th.action_type                                   AS budget,
+           th.max_starts, th.per, th.max_running,
+           (SELECT coalesce(sum(s.starts), 0) FROM pgautomate.throttle_starts s
+             WHERE s.organization_id = k.organization_id AND s.action_type = th.action_type
+               AND s.slice_end > now() - th.per)            AS starts,
+           (SELECT min(s.slice_end) + th.per FROM pgautomate.throttle_starts s
+             WHERE s.organization_id = k.organization_id AND s.action_type = th.action_type
+               AND s.slice_end > now() - th.per)            AS frees_at
+      FROM kind k
+      LEFT JOIN waiting w USING (organization_id, action_type)
+      LEFT JOIN timer t USING (organization_id, action_type)
+      LEFT JOIN flight f USING (organization_id, action_type)
+      LEFT JOIN LATERAL (
+           SELECT x.* FROM pgautomate.throttles x
+            WHERE x.organization_id IN (k.organization_id, '*') AND x.action_type IN (k.action_type, '*')
+            ORDER BY (x.organization_id = '*'), (x.action_type = '*') LIMIT 1) th ON true
+)
+SELECT organization_id, action_type, due, parked, running, held,
+       CASE WHEN due = 0 THEN NULL
+            WHEN max_starts = 0 OR max_running = 0 THEN 'paused by throttle'
+            WHEN starts + held >= max_starts THEN format('throttle: %s starts in any %s', max_starts, per)
+            WHEN running + held >= max_running THEN format('throttle: %s running at once', max_running)
+       END AS reason,
+       CASE WHEN due = 0 THEN oldest
+            WHEN max_starts = 0 OR max_running = 0 THEN NULL
+            WHEN starts + held >= max_starts THEN frees_at
+            ELSE greatest(oldest, now())
+       END AS next_eligible_at
+  FROM known;
+COMMENT ON VIEW pgautomate.action_queue IS 'What is due, parked and running, by organization and action type.';
+COMMENT ON COLUMN pgautomate.action_queue.organization_id IS 'The organization.';
+COMMENT ON COLUMN pgautomate.action_queue.action_type IS 'The action type.';
+COMMENT ON COLUMN pgautomate.action_queue.due IS 'Actions whose time has come and that have not been handed to a worker.';
+COMMENT ON COLUMN pgautomate.action_queue.parked IS 'Actions whose time is still to come: timers, retries.';
+COMMENT ON COLUMN pgautomate.action_queue.running IS 'Actions that a worker runs now.';
+COMMENT ON COLUMN pgautomate.action_queue.held IS 'Actions handed to the workers'' queue and not started yet.';
+COMMENT ON COLUMN pgautomate.action_queue.reason IS 'Why due actions are not started: the throttle that holds them; NULL when nothing holds them.';
+COMMENT ON COLUMN pgautomate.action_queue.next_eligible_at IS 'When the next one may start; NULL when only a changed throttle can let it.';
+
+CREATE VIEW pgautomate.action_lateness AS
+SELECT organization_id, action_type, count(*) AS actions,
+       percentile_cont(0.5)  WITHIN GROUP (ORDER BY late) AS p50_seconds,
+       percentile_cont(0.99) WITHIN GROUP (ORDER BY late) AS p99_seconds,
+       max(late)                                          AS max_seconds
+  FROM (SELECT organization_id, action_type,
+               greatest(extract(epoch FROM started_at - perform_at), 0)::double precision AS late
+          FROM pgautomate.lead_stage_actions
+         WHERE finished_at > now() - interval '1 hour' AND started_at IS NOT NULL AND perform_at IS NOT NULL) f
+ GROUP BY organization_id, action_type;
+COMMENT ON VIEW pgautomate.action_lateness IS 'How late actions started in the last hour: started_at - perform_at, in seconds.';
+COMMENT ON COLUMN pgautomate.action_lateness.organization_id IS 'The organization.';
+COMMENT ON COLUMN pgautomate.action_lateness.action_type IS 'The action type.';
+COMMENT ON COLUMN pgautomate.action_lateness.actions IS 'Actions that finished in the last hour.';
+COMMENT ON COLUMN pgautomate.action_lateness.p50_seconds IS 'Half of them started at most so late.';
+COMMENT ON COLUMN pgautomate.action_lateness.p99_seconds IS '99 of 100 started at most so late.';
+COMMENT ON COLUMN pgautomate.action_lateness.max_seconds IS 'The latest of them.';
+
+CREATE VIEW pgautomate.problems AS
+SELECT 'error'::text AS severity, format('slot %s', f.slot_name) AS subject,
+       CASE WHEN s.slot_name IS NULL THEN format('the replication slot is gone; changes after %s were not seen', f.position)
+            ELSE format('the replication slot was invalidated; changes after %s were not seen', f.position) END AS problem,
+       'run `pgautomate slot recreate`; the gap is then recorded in feed_gaps'::text AS fix,
+       f.updated_at AS since
+  FROM pgautomate.feed_checkpoints f LEFT JOIN pg_replication_slots s ON s.slot_name = f.slot_name
+ WHERE f.position IS NOT NULL AND (s.slot_name IS NULL OR s.wal_status = 'lost')
+UNION ALL
+SELECT 'warning', format('slot %s', f.slot_name), 'no process reads the feed',
+       'start `pgautomate run`, or look into its log', f.updated_at
+  FROM pgautomate.feed_status f WHERE NOT f.active AND f.wal_status IS DISTINCT FROM 'lost' AND f.wal_status IS NOT NULL
+UNION ALL
+SELECT CASE t.status WHEN 'invalid' THEN 'error' ELSE 'warning' END, format('trigger %s (%s)', t.id, t.name),
+       coalesce(t.error, t.status), CASE t.status WHEN 'invalid' THEN 'mend the trigger''s query and save it'
+       ELSE 'run the ALTER TABLE that the problem names' END, t.updated_at
+  FROM pgautomate.triggers t WHERE t.status IN ('invalid', 'degraded')
+UNION ALL
+SELECT 'error', format('gap %s', g.id), format('no trigger saw the changes from %s to %s: %s', g.from_lsn, g.to_lsn, g.reason),
+       'look whether automations are missing for that time; delete the row when it is dealt with', g.recorded_at
+  FROM pgautomate.feed_gaps g
+UNION ALL
+SELECT 'warning', format('stage actions of organization %s, type %s', a.organization_id, a.action_type),
+       format('%s failed in the last hour, the last with: %s', count(*), (array_agg(a.error ORDER BY a.finished_at DESC))[1]),
+       'mend the cause, then retry them: POST /v1/actions/{id}/retry', min(a.finished_at)
+  FROM pgautomate.lead_stage_actions a
+ WHERE a.finished_at > now() - interval '1 hour' AND a.status = 'failed'
+ GROUP BY a.organization_id, a.action_type;
+COMMENT ON VIEW pgautomate.problems IS 'All that needs a person.';
+COMMENT ON COLUMN pgautomate.problems.severity IS 'error or warning.';
+COMMENT ON COLUMN pgautomate.problems.subject IS 'What it is about.';
+COMMENT ON COLUMN pgautomate.problems.problem IS 'What is wrong.';
+COMMENT ON COLUMN pgautomate.problems.fix IS 'What to do.';
+COMMENT ON COLUMN pgautomate.problems.since IS 'Since when.';
+
+-- Roles belong to the whole server: made when they are not there and we may.
+-- +goose StatementBegin
+DO $$
+DECLARE
+    role text;
+BEGIN
+    FOREACH role IN ARRAY ARRAY['pgautomate_app', 'pgautomate_readonly'] LOOP
+        BEGIN
+            IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = role) THEN
+                EXECUTE format('CREATE ROLE %I NOLOGIN', role);
+            END IF;
+        EXCEPTION WHEN duplicate_object OR unique_violation OR insufficient_privilege THEN
+            RAISE NOTICE 'role % not made: %', role, SQLERRM;
+        END;
+    END LOOP;
+    IF EXISTS (SELECT FROM pg_roles WHERE rolname = 'pgautomate_readonly') THEN
+        GRANT USAGE ON SCHEMA pgautomate TO pgautomate_readonly;
+        GRANT SELECT ON ALL TABLES IN SCHEMA pgautomate TO pgautomate_readonly;
+        REVOKE SELECT ON pgautomate.api_keys FROM pgautomate_readonly;
+    END IF;
+    IF EXISTS (SELECT FROM pg_roles WHERE rolname = 'pgautomate_app') THEN
+        GRANT USAGE ON SCHEMA pgautomate TO pgautomate_app;
+        GRANT SELECT ON ALL TABLES IN SCHEMA pgautomate TO pgautomate_app;
+        REVOKE SELECT ON pgautomate.api_keys FROM pgautomate_app;
+        GRANT INSERT, UPDATE, DELETE ON pgautomate.triggers, pgautomate.pipelines, pgautomate.pipeline_stages,
+            pgautomate.pipeline_stage_actions, pgautomate.organizations, pgautomate.throttles TO pgautomate_app;
+        GRANT INSERT ON pgautomate.lead_stages TO pgautomate_app;
+        GRANT UPDATE (status, perform_at, reason) ON pgautomate.lead_stage_actions TO pgautomate_app;
+    END IF;
+END $$;
+-- +goose StatementEnd
+
+-- +goose Down
+DROP VIEW pgautomate.problems;
+DROP VIEW pgautomate.action_lateness;
+DROP VIEW pgautomate.action_queue;
+DROP VIEW pgautomate.feed_status;
