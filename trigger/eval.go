@@ -1,0 +1,476 @@
+package trigger
+
+import (
+	"fmt"
+
+	"github.com/pgautomate/pgautomate/change"
+)
+
+// Evaluation walks a program's bytes over the two images of one change. Values
+// are parsed when the first condition asks for them and kept for the rest of the
+// change, for each field slot and side. All of it lives in buffers that the next
+// change uses again.
+
+// truth is Kleene's. Unknown comes from a value that the stream did not send;
+// NULL is no such thing.
+type truth uint8
+
+const (
+	isFalse truth = iota
+	isTrue
+	unknown
+)
+
+func truthOf(b bool) truth {
+	if b {
+		return isTrue
+	}
+	return isFalse
+}
+
+func (t truth) not() truth {
+	switch t {
+	case isFalse:
+		return isTrue
+	case isTrue:
+		return isFalse
+	}
+	return unknown
+}
+
+type tag uint8
+
+const (
+	tagText tag = iota
+	tagBool
+	tagNumber
+	tagDate
+	tagInstant
+	tagComposite // a JSON object, or an array in an array
+	tagBroken    // a value that can't be read; matches nothing
+)
+
+// element is one scalar of a field: a plain column has at most one, an array any number.
+type element struct {
+	raw   []byte
+	tag   tag
+	class class // of number, once parsed
+	done  bool  // number or moment is parsed
+	isDay bool  // moment counts days
+	good  bool  // moment could be parsed
+	num   []byte
+	when  int64
+}
+
+// fieldValue is a field's elements on one side, valid in one epoch.
+type fieldValue struct {
+	epoch      uint32
+	start, end int32
+	unknown    bool
+}
+
+// side is one image of the object.
+type side struct {
+	cells    []change.Cell
+	layout   *layout
+	id       string
+	isBefore bool
+
+	values   []fieldValue
+	elements []element
+	arena    []byte // what had to be rewritten: unescaped strings, encoded numbers
+
+	custom      []member
+	customState customState
+}
+
+type customState uint8
+
+const (
+	customUnread customState = iota
+	customRead
+	customNone
+	customUnknown
+)
+
+func (s *side) reset(slots int) {
+	if len(s.values) < slots {
+		s.values = make([]fieldValue, slots+slots/2+8)
+	}
+	s.elements = s.elements[:0]
+	s.arena = s.arena[:0]
+	s.custom = s.custom[:0]
+	s.customState = customUnread
+}
+
+// load decodes a row.
+func (s *side) load(row change.Row, l *layout) error {
+	var err error
+	if s.cells, err = row.Decode(s.cells); err != nil {
+		return fmt.Errorf("table %s: %w", l.relation, err)
+	}
+	if len(s.cells) != len(l.relation.Columns) {
+		return fmt.Errorf("table %s has %d columns, the row has %d: %w", l.relation, len(l.relation.Columns), len(s.cells), change.ErrMalformedRow)
+	}
+	s.layout = l
+	return nil
+}
+
+// cell finds a column's cell. A table that was altered inside the commit has
+// columns that the row before did not: they had no value. A column that the row
+// after lacks is unknown, until the new layout is made known with SetSchema.
+func (s *side) cell(col int32) change.Cell {
+	if pos := s.layout.position(col); pos >= 0 {
+		return s.cells[pos]
+	}
+	if s.isBefore {
+		return change.Cell{Kind: change.Null}
+	}
+	return change.Cell{Kind: change.Unchanged}
+}
+
+// member finds a custom field. It is nil when the object has none of that name.
+func (s *side) member(col int32, key string) (value []byte, state customState) {
+	if s.customState == customUnread {
+		s.customState = customNone
+		switch cell := s.cell(col); cell.Kind {
+		case change.Unchanged:
+			s.customState = customUnknown
+		case change.Text:
+			var ok bool
+			if s.custom, ok = members(s.custom[:0], cell.Data); ok {
+				s.customState = customRead
+			}
+		}
+	}
+	if s.customState != customRead {
+		return nil, s.customState
+	}
+	for i := len(s.custom) - 1; i >= 0; i-- { // json, unlike jsonb, may hold a key twice: the last counts
+		k := s.custom[i].key
+		if string(k) == key {
+			return s.custom[i].val, customRead
+		}
+		for j := range k {
+			if k[j] == '\\' {
+				start := len(s.arena)
+				if s.arena = unquote(s.arena, k); string(s.arena[start:]) == key {
+					return s.custom[i].val, customRead
+				}
+				break
+			}
+		}
+	}
+	return nil, customNone
+}
+
+// matcher is what evaluation works in. One goroutine, one matcher.
+type matcher struct {
+	epoch         uint32
+	fields        []field   // of the object type
+	slots         []slotRef // of the group
+	before, after side
+	counters      Counters
+
+	reading *fieldValue // being parsed: what a panic is blamed on, before the trigger
+	at      int         // trigger being evaluated: what a panic is blamed on otherwise
+}
+
+// value gives a field's elements, reading them if this change has not yet.
+func (m *matcher) value(s *side, slot uint32) *fieldValue {
+	v := &s.values[slot]
+	if v.epoch == m.epoch {
+		return v
+	}
+	m.reading = v
+	v.start = int32(len(s.elements)) //nolint:gosec // a row has at most 1 GB
+	v.end = v.start
+	v.unknown = false
+	f := &m.fields[m.slots[slot].field]
+	switch f.spec.kind {
+	case specID:
+		start := len(s.arena)
+		s.arena = append(s.arena, s.id...)
+		s.scalar(f.kind, s.arena[start:len(s.arena):len(s.arena)])
+	case specCustom:
+		value, state := s.member(f.col, f.spec.name)
+		switch state {
+		case customUnknown:
+			v.unknown = true
+		case customRead:
+			s.json(value, true)
+		}
+	default:
+		cell := s.cell(f.col)
+		switch {
+		case cell.Kind == change.Unchanged:
+			v.unknown = true
+		case cell.Kind == change.Null:
+		case f.array:
+			var ok bool
+			s.arena, ok = splitArray(cell.Data, s.arena, func(e []byte) { s.scalar(f.kind, e) })
+			if !ok {
+				s.elements = append(s.elements[:v.start], element{raw: cell.Data, tag: tagBroken})
+			}
+		default:
+			s.scalar(f.kind, cell.Data)
+		}
+	}
+	v.end = int32(len(s.elements)) //nolint:gosec // as above
+	v.epoch = m.epoch
+	m.reading = nil
+	return v
+}
+
+// scalar adds one value of a column.
+func (s *side) scalar(kind Kind, raw []byte) {
+	e := element{raw: raw}
+	switch kind {
+	case KindBool:
+		e.tag = tagBool
+	case KindNumber:
+		e.tag = tagNumber
+	case KindDate:
+		e.tag = tagDate
+	case KindTimestamp, KindTimestampTZ:
+		e.tag = tagInstant
+	case KindJSON:
+		s.json(raw, true)
+		return
+	case KindPadded:
+		for len(e.raw) > 0 && e.raw[len(e.raw)-1] == ' ' {
+			e.raw = e.raw[:len(e.raw)-1]
+		}
+	}
+	s.elements = append(s.elements, e)
+}
+
+// json adds what a JSON value holds: nothing for null, the elements of an array.
+func (s *side) json(raw []byte, arrays bool) {
+	i := skipSpace(raw, 0)
+	end := skipValue(raw, i)
+	if end < 0 {
+		s.elements = append(s.elements, element{raw: raw, tag: tagBroken})
+		return
+	}
+	raw = raw[i:end]
+	e := element{raw: raw}
+	switch c := raw[0]; c {
+	case 'n':
+		return
+	case 't', 'f':
+		e.tag = tagBool
+	case '"':
+		e.raw = raw[1 : len(raw)-1]
+		for _, c := range e.raw {
+			if c == '\\' {
+				start := len(s.arena)
+				s.arena = unquote(s.arena, e.raw)
+				e.raw = s.arena[start:len(s.arena):len(s.arena)]
+				break
+			}
+		}
+	case '{':
+		e.tag = tagComposite
+	case '[':
+		if !arrays {
+			e.tag = tagComposite
+			break
+		}
+		i = skipSpace(raw, 1)
+		for i < len(raw) && raw[i] != ']' {
+			end := skipValue(raw, i)
+			if end < 0 {
+				s.elements = append(s.elements, element{raw: raw, tag: tagBroken})
+				return
+			}
+			s.json(raw[i:end], false)
+			if i = skipSpace(raw, end); i < len(raw) && raw[i] == ',' {
+				i = skipSpace(raw, i+1)
+			}
+		}
+		return
+	default:
+		e.tag = tagNumber
+	}
+	s.elements = append(s.elements, e)
+}
+
+// number reads a number once.
+func (m *matcher) number(s *side, v *fieldValue, e *element) bool {
+	if !e.done {
+		m.reading = v
+		start := len(s.arena)
+		s.arena, e.class = appendNumber(s.arena, e.raw)
+		e.num = s.arena[start:len(s.arena):len(s.arena)]
+		e.done = true
+		m.reading = nil
+	}
+	return e.class == isNumber
+}
+
+// moment reads a date or a timestamp once.
+func (m *matcher) moment(v *fieldValue, e *element) bool {
+	if !e.done {
+		m.reading = v
+		var when moment
+		when, e.good = parseMoment(e.raw)
+		switch e.tag {
+		case tagDate:
+			e.isDay = true
+		case tagText:
+			e.isDay = !when.hasTime && when.infinite == 0
+		}
+		if e.isDay {
+			e.when = when.days()
+		} else {
+			e.when = when.instant()
+		}
+		e.done = true
+		m.reading = nil
+	}
+	return e.good
+}
+
+// eval evaluates the first node of code and gives what follows it.
+func (m *matcher) eval(code string, s *side) (result truth, rest string) {
+	op := code[0]
+	body, rest := take(code[1:])
+	switch op &^ opNegate {
+	case opFalse:
+		return isFalse, rest
+	case opTrue:
+		return isTrue, rest
+	case opAnd:
+		result = isTrue
+		for len(body) > 0 {
+			var t truth
+			if t, body = m.eval(body, s); t == isFalse {
+				return isFalse, rest
+			} else if t == unknown {
+				result = unknown
+			}
+		}
+		return result, rest
+	case opOr:
+		result = isFalse
+		for len(body) > 0 {
+			var t truth
+			if t, body = m.eval(body, s); t == isTrue {
+				return isTrue, rest
+			} else if t == unknown {
+				result = unknown
+			}
+		}
+		return result, rest
+	}
+	slot, k := uvarint(body)
+	v := m.value(s, uint32(slot)) //nolint:gosec // written from a uint32
+	if v.unknown {
+		return unknown, rest
+	}
+	result = truthOf(m.condition(op&^opNegate, body[k:], s, v))
+	if op&opNegate != 0 {
+		result = result.not()
+	}
+	return result, rest
+}
+
+// condition reports whether any element of the value meets the condition.
+func (m *matcher) condition(op byte, payload string, s *side, v *fieldValue) bool {
+	mismatch := false
+	elements := s.elements[v.start:v.end]
+	for i := range elements {
+		e := &elements[i]
+		ok, fits := false, e.tag != tagBroken
+		switch op {
+		case opExists:
+			ok, fits = true, true
+		case opText:
+			fits = fits && e.tag == tagText
+			ok = fits && equalFold(e.raw, payload)
+		case opTerm:
+			ok, fits = m.term(payload, s, v, e)
+		case opBool:
+			fits = fits && e.tag == tagBool && len(e.raw) > 0
+			ok = fits && (e.raw[0] == 't') == (payload[0] == 1)
+		case opNumber:
+			fits = fits && e.tag == tagNumber && (m.number(s, v, e) || e.class == isNaN)
+			ok = fits && e.class == isNumber && inRange(e.num, payload)
+		case opMoment:
+			fits = fits && (e.tag == tagDate || e.tag == tagInstant || e.tag == tagText) && m.moment(v, e)
+			ok = fits && inMoments(e, payload)
+		default:
+			panic(fmt.Sprintf("trigger: unknown operation %d", op))
+		}
+		if ok {
+			return true
+		}
+		mismatch = mismatch || !fits
+	}
+	if mismatch {
+		m.counters.TypeMismatch++
+	}
+	return false
+}
+
+func (m *matcher) term(payload string, s *side, v *fieldValue, e *element) (ok, fits bool) {
+	accepts := payload[0]
+	texts, encoded := take(payload[1:])
+	switch e.tag {
+	case tagText:
+		return listHas(texts, e.raw), true
+	case tagBool:
+		want := byte(acceptsFalse)
+		if len(e.raw) > 0 && e.raw[0] == 't' {
+			want = acceptsTrue
+		}
+		return accepts&want != 0, true
+	case tagNumber:
+		if !m.number(s, v, e) {
+			return false, e.class == isNaN
+		}
+		return listHas(encoded, e.num), true
+	case tagDate, tagInstant:
+		if !m.moment(v, e) {
+			return false, false
+		}
+		var key [8]byte
+		return listHas(encoded, appendMicros(key[:0], e.when)), true
+	}
+	return false, false
+}
+
+func inRange(num []byte, payload string) bool {
+	flags := payload[0]
+	low, high := take(payload[1:])
+	if flags&hasLow != 0 && !(string(num) > low || flags&lowIncluded != 0 && string(num) == low) {
+		return false
+	}
+	return flags&hasHigh == 0 || string(num) < high || flags&highIncluded != 0 && string(num) == high
+}
+
+func inMoments(e *element, payload string) bool {
+	flags := payload[0]
+	payload = payload[1:]
+	for _, bound := range [...]byte{hasFrom, hasBefore} {
+		if flags&bound == 0 {
+			continue
+		}
+		var day, micros int64
+		if flags&asDays != 0 {
+			day, payload = varint(payload)
+		}
+		if flags&asMicros != 0 {
+			micros, payload = varint(payload)
+		}
+		at := micros
+		if e.isDay {
+			at = day
+		}
+		if (bound == hasFrom) != (e.when >= at) {
+			return false
+		}
+	}
+	return true
+}

@@ -1,0 +1,472 @@
+package trigger
+
+import (
+	"fmt"
+	"strings"
+	"unicode/utf16"
+	"unicode/utf8"
+)
+
+// Two readers of JSON live here. The first builds a tree of a query that keeps
+// offsets, the order of members and numbers as they were written, and refuses
+// what is not JSON. The second (members, skipValue) finds a member in a jsonb
+// value that Postgres printed, without building or allocating anything.
+
+// jval is a JSON value of a query. kind is the first byte of its text ('0' for
+// every number).
+type jval struct {
+	kind    byte
+	at, end int
+	str     string // of a string, decoded
+	members []jmember
+	items   []jval
+}
+
+type jmember struct {
+	key string
+	val jval
+}
+
+func (v *jval) get(key string) *jval {
+	for i := range v.members {
+		if v.members[i].key == key {
+			return &v.members[i].val
+		}
+	}
+	return nil
+}
+
+// maxNesting bounds the recursion. A query of MaxDepth nodes needs fewer than
+// three levels for each, and a moment a few more.
+const maxNesting = 64
+
+type jsonError struct {
+	at      int
+	msg     string
+	tooDeep bool
+}
+
+type jsonParser struct {
+	s     string
+	at    int
+	depth int
+}
+
+func (p *jsonParser) fail(format string, args ...any) {
+	panic(jsonError{at: p.at, msg: fmt.Sprintf(format, args...)})
+}
+
+// parseJSON reads exactly one value.
+func parseJSON(s string) (v jval, err *jsonError) {
+	p := jsonParser{s: s}
+	defer func() {
+		if r := recover(); r != nil {
+			e, ok := r.(jsonError)
+			if !ok {
+				panic(r)
+			}
+			err = &e
+		}
+	}()
+	p.space()
+	p.value(&v)
+	p.space()
+	if p.at < len(s) {
+		p.fail("unexpected %q after the query", s[p.at])
+	}
+	return v, nil
+}
+
+func (p *jsonParser) space() {
+	for p.at < len(p.s) {
+		switch p.s[p.at] {
+		case ' ', '\t', '\n', '\r':
+			p.at++
+		default:
+			return
+		}
+	}
+}
+
+func (p *jsonParser) peek() byte {
+	if p.at >= len(p.s) {
+		p.fail("unexpected end of the query")
+	}
+	return p.s[p.at]
+}
+
+func (p *jsonParser) expect(c byte) {
+	if got := p.peek(); got != c {
+		p.fail("expected %q, found %q", c, got)
+	}
+	p.at++
+}
+
+func (p *jsonParser) word(w string) {
+	if !strings.HasPrefix(p.s[p.at:], w) {
+		p.fail("expected a value, found %q", p.s[p.at])
+	}
+	p.at += len(w)
+}
+
+func (p *jsonParser) value(v *jval) {
+	v.at = p.at
+	c := p.peek()
+	v.kind = c
+	switch c {
+	case '{':
+		p.enter()
+		p.object(v)
+		p.depth--
+	case '[':
+		p.enter()
+		p.array(v)
+		p.depth--
+	case '"':
+		v.str = p.string()
+	case 't':
+		p.word("true")
+	case 'f':
+		p.word("false")
+	case 'n':
+		p.word("null")
+	default:
+		v.kind = '0'
+		p.number()
+	}
+	v.end = p.at
+}
+
+func (p *jsonParser) enter() {
+	p.at++
+	if p.depth++; p.depth > maxNesting {
+		panic(jsonError{at: p.at - 1, tooDeep: true, msg: "nested too deeply"})
+	}
+}
+
+func (p *jsonParser) object(v *jval) {
+	p.space()
+	if p.peek() == '}' {
+		p.at++
+		return
+	}
+	v.members = make([]jmember, 0, 4)
+	for {
+		p.space()
+		at := p.at
+		if p.peek() != '"' {
+			p.fail("expected a member's name, found %q", p.s[p.at])
+		}
+		key := p.string()
+		if v.get(key) != nil {
+			p.at = at
+			p.fail("the member %q is there twice", key)
+		}
+		p.space()
+		p.expect(':')
+		p.space()
+		v.members = append(v.members, jmember{key: key})
+		p.value(&v.members[len(v.members)-1].val)
+		p.space()
+		if p.peek() == '}' {
+			p.at++
+			return
+		}
+		p.expect(',')
+	}
+}
+
+func (p *jsonParser) array(v *jval) {
+	p.space()
+	if p.peek() == ']' {
+		p.at++
+		return
+	}
+	v.items = make([]jval, 0, 4)
+	for {
+		p.space()
+		v.items = append(v.items, jval{})
+		p.value(&v.items[len(v.items)-1])
+		p.space()
+		if p.peek() == ']' {
+			p.at++
+			return
+		}
+		p.expect(',')
+	}
+}
+
+func (p *jsonParser) string() string {
+	p.at++
+	start := p.at
+	plain := true
+	for {
+		switch c := p.peek(); {
+		case c == '"':
+			raw := p.s[start:p.at]
+			p.at++
+			if plain {
+				return raw
+			}
+			return string(unquote(nil, raw))
+		case c == '\\':
+			plain = false
+			p.at++
+			switch p.peek() {
+			case '"', '\\', '/', 'b', 'f', 'n', 'r', 't':
+				p.at++
+			case 'u':
+				p.at++
+				for range 4 {
+					if !isHex(p.peek()) {
+						p.fail("expected four hexadecimal digits after \\u")
+					}
+					p.at++
+				}
+			default:
+				p.fail("unknown escape \\%c in a string", p.s[p.at])
+			}
+		case c < 0x20:
+			p.fail("a control character must be escaped in a string")
+		case c < utf8.RuneSelf:
+			p.at++
+		default:
+			r, size := utf8.DecodeRuneInString(p.s[p.at:])
+			if r == utf8.RuneError && size == 1 {
+				p.fail("a string holds bytes that are not UTF-8")
+			}
+			p.at += size
+		}
+	}
+}
+
+func (p *jsonParser) digits() {
+	if c := p.peek(); c < '0' || c > '9' {
+		p.fail("expected a digit, found %q", c)
+	}
+	for p.at < len(p.s) && p.s[p.at] >= '0' && p.s[p.at] <= '9' {
+		p.at++
+	}
+}
+
+func (p *jsonParser) number() {
+	if p.peek() == '-' {
+		p.at++
+	} else if c := p.peek(); c < '0' || c > '9' {
+		p.fail("expected a value, found %q", c)
+	}
+	if p.peek() == '0' {
+		p.at++
+	} else {
+		p.digits()
+	}
+	if p.at < len(p.s) && p.s[p.at] == '.' {
+		p.at++
+		p.digits()
+	}
+	if p.at < len(p.s) && p.s[p.at]|0x20 == 'e' {
+		p.at++
+		if c := p.peek(); c == '+' || c == '-' {
+			p.at++
+		}
+		p.digits()
+	}
+}
+
+func isHex(c byte) bool {
+	return c >= '0' && c <= '9' || c|0x20 >= 'a' && c|0x20 <= 'f'
+}
+
+func hex4[S []byte | string](s S) rune {
+	var r rune
+	for i := range 4 {
+		c := s[i]
+		switch {
+		case c <= '9':
+			c -= '0'
+		default:
+			c = c | 0x20 - 'a' + 10
+		}
+		r = r<<4 | rune(c)
+	}
+	return r
+}
+
+// unquote appends the meaning of a JSON string's inside. Broken escapes, which
+// neither Postgres nor the parser above let through, become U+FFFD.
+func unquote[S []byte | string](dst []byte, s S) []byte {
+	for i := 0; i < len(s); {
+		c := s[i]
+		if c != '\\' {
+			dst = append(dst, c)
+			i++
+			continue
+		}
+		if i+1 >= len(s) {
+			return utf8.AppendRune(dst, utf8.RuneError)
+		}
+		i += 2
+		switch s[i-1] {
+		case 'b':
+			dst = append(dst, '\b')
+		case 'f':
+			dst = append(dst, '\f')
+		case 'n':
+			dst = append(dst, '\n')
+		case 'r':
+			dst = append(dst, '\r')
+		case 't':
+			dst = append(dst, '\t')
+		case '"', '\\', '/':
+			dst = append(dst, s[i-1])
+		case 'u':
+			r, ok := unicodeEscape(s, i)
+			if !ok {
+				dst = utf8.AppendRune(dst, utf8.RuneError)
+				continue
+			}
+			i += 4
+			if utf16.IsSurrogate(r) {
+				low, ok := rune(0), false
+				if i+1 < len(s) && s[i] == '\\' && s[i+1] == 'u' {
+					low, ok = unicodeEscape(s, i+2)
+				}
+				if pair := utf16.DecodeRune(r, low); ok && pair != utf8.RuneError {
+					r = pair
+					i += 6
+				} else {
+					r = utf8.RuneError
+				}
+			}
+			dst = utf8.AppendRune(dst, r)
+		default:
+			dst = utf8.AppendRune(dst, utf8.RuneError)
+		}
+	}
+	return dst
+}
+
+func unicodeEscape[S []byte | string](s S, i int) (rune, bool) {
+	if i+4 > len(s) {
+		return 0, false
+	}
+	for j := range 4 {
+		if !isHex(s[i+j]) {
+			return 0, false
+		}
+	}
+	return hex4(s[i:]), true
+}
+
+// member is one member of a JSON object in a row. key is the inside of its
+// string, escapes and all.
+type member struct {
+	key, val []byte
+}
+
+// members appends the members of a JSON object. It is false for text that is
+// not an object; it trusts Postgres for the rest.
+func members(dst []member, b []byte) ([]member, bool) {
+	i := skipSpace(b, 0)
+	if i >= len(b) || b[i] != '{' {
+		return dst, false
+	}
+	i = skipSpace(b, i+1)
+	if i < len(b) && b[i] == '}' {
+		return dst, true
+	}
+	for {
+		i = skipSpace(b, i)
+		if i >= len(b) || b[i] != '"' {
+			return dst, false
+		}
+		keyEnd := skipValue(b, i)
+		if keyEnd < 0 {
+			return dst, false
+		}
+		key := b[i+1 : keyEnd-1]
+		i = skipSpace(b, keyEnd)
+		if i >= len(b) || b[i] != ':' {
+			return dst, false
+		}
+		i = skipSpace(b, i+1)
+		end := skipValue(b, i)
+		if end < 0 {
+			return dst, false
+		}
+		dst = append(dst, member{key: key, val: b[i:end]})
+		i = skipSpace(b, end)
+		if i >= len(b) {
+			return dst, false
+		}
+		switch b[i] {
+		case ',':
+			i++
+		case '}':
+			return dst, true
+		default:
+			return dst, false
+		}
+	}
+}
+
+func skipSpace(b []byte, i int) int {
+	for i < len(b) && (b[i] == ' ' || b[i] == '\n' || b[i] == '\t' || b[i] == '\r') {
+		i++
+	}
+	return i
+}
+
+// skipValue gives the end of the value that starts at i, or -1.
+func skipValue(b []byte, i int) int {
+	if i >= len(b) {
+		return -1
+	}
+	switch b[i] {
+	case '"':
+		return skipString(b, i)
+	case '{', '[':
+		depth := 0
+		for i < len(b) {
+			switch b[i] {
+			case '"':
+				if i = skipString(b, i); i < 0 {
+					return -1
+				}
+				continue
+			case '{', '[':
+				depth++
+			case '}', ']':
+				if depth--; depth == 0 {
+					return i + 1
+				}
+			}
+			i++
+		}
+		return -1
+	}
+	start := i
+	for i < len(b) {
+		switch b[i] {
+		case ',', '}', ']', ' ', '\n', '\t', '\r', ':', '"', '{', '[':
+			if i == start {
+				return -1
+			}
+			return i
+		}
+		i++
+	}
+	return i
+}
+
+func skipString(b []byte, i int) int {
+	for i++; i < len(b); i++ {
+		switch b[i] {
+		case '\\':
+			i++
+		case '"':
+			return i + 1
+		}
+	}
+	return -1
+}
