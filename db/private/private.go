@@ -35,6 +35,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -429,7 +430,10 @@ func (s *Server) release() {
 		s.dropSocketFolder()
 	}
 	if s.lock != nil {
-		_ = s.lock.Close() // closing ends the flock
+		// Unlocked by word, not by closing alone: a child of this process that is between fork and exec has a copy of the
+		// descriptor, and would hold the lock for that moment.
+		_ = syscall.Flock(int(s.lock.Fd()), syscall.LOCK_UN)
+		_ = s.lock.Close()
 		s.lock = nil
 	}
 }

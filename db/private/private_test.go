@@ -107,6 +107,7 @@ func waitGone(t *testing.T, pid int) {
 }
 
 func TestKeepsDataAndURL(t *testing.T) {
+	t.Parallel()
 	dir := filepath.Join(openDir(t), "a", "b")
 	s := start(t, Options{DataDir: dir})
 	url := s.URL("postgres")
@@ -141,6 +142,7 @@ func TestKeepsDataAndURL(t *testing.T) {
 }
 
 func TestSocketAsksForPassword(t *testing.T) {
+	t.Parallel()
 	s := start(t, Options{DataDir: openDir(t)})
 	if filepath.Dir(filepath.Dir(s.SocketDir())) != s.DataDir() {
 		t.Errorf("socket in %s", s.SocketDir())
@@ -158,6 +160,7 @@ func TestSocketAsksForPassword(t *testing.T) {
 }
 
 func TestLongPath(t *testing.T) {
+	t.Parallel()
 	dir := filepath.Join(t.TempDir(), strings.Repeat("long", 30))
 	s := start(t, Options{DataDir: dir})
 	socket := s.SocketDir()
@@ -174,6 +177,7 @@ func TestLongPath(t *testing.T) {
 
 // mktemp -d gives folders that only their owner may enter; as root the server runs as somebody else.
 func TestFolderOnlyForOwner(t *testing.T) {
+	t.Parallel()
 	parent := t.TempDir()
 	if err := os.Chmod(parent, 0o700); err != nil {
 		t.Fatal(err)
@@ -219,6 +223,7 @@ func openDir(t *testing.T) string {
 }
 
 func TestNotRunAsRoot(t *testing.T) {
+	t.Parallel()
 	s := start(t, Options{DataDir: t.TempDir()})
 	info, err := os.Stat(filepath.Join(s.DataDir(), "cluster", "data"))
 	if err != nil {
@@ -233,6 +238,7 @@ func TestNotRunAsRoot(t *testing.T) {
 }
 
 func TestKillAndRestart(t *testing.T) {
+	t.Parallel()
 	s := start(t, Options{DataDir: t.TempDir()})
 	url := s.URL("postgres")
 	query[int](t, url, "WITH x AS (SELECT pg_logical_emit_message(false, 'a', 'b')) SELECT count(*)::int FROM x")
@@ -258,6 +264,7 @@ func TestKillAndRestart(t *testing.T) {
 
 // After kill -9 of its parent the server must not stay, and the next start must work at once.
 func TestParentKilled(t *testing.T) {
+	t.Parallel()
 	dir := openDir(t)
 	child, postmaster, url := startChild(t, dir)
 	query[int](t, url, "SELECT 1")
@@ -277,6 +284,7 @@ func TestParentKilled(t *testing.T) {
 
 // Where no signal comes at the parent's death, or it gets lost, the next start shuts the leftover down.
 func TestLeftoverServer(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	s := start(t, Options{DataDir: dir})
 	leftover := s.process
@@ -291,7 +299,8 @@ func TestLeftoverServer(t *testing.T) {
 	query[int](t, again.URL("postgres"), "SELECT 1")
 }
 
-func TestStalePidFile(t *testing.T) { // also: no process but our own is ever signalled
+func TestStalePidFile(t *testing.T) {
+	t.Parallel()
 	bystander := exec.Command("sleep", "100")
 	if os.Geteuid() == 0 { // as the server's user: those are the pids that Postgres is afraid of
 		a, err := chooseAccount("/")
@@ -341,6 +350,7 @@ func TestStalePidFile(t *testing.T) { // also: no process but our own is ever si
 }
 
 func TestSecondHolderIsRefused(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	child, _, url := startChild(t, dir)
 	_, err := Start(t.Context(), Options{DataDir: dir, NoFetch: true})
@@ -359,6 +369,7 @@ func TestSecondHolderIsRefused(t *testing.T) {
 }
 
 func TestKilledInitdb(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	rubbish := filepath.Join(dir, "init-123", "data")
 	if err := os.MkdirAll(rubbish, 0o700); err != nil {
@@ -371,6 +382,7 @@ func TestKilledInitdb(t *testing.T) {
 }
 
 func TestPortTaken(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	s := start(t, Options{DataDir: dir})
 	port := s.Port()
@@ -394,6 +406,7 @@ func TestPortTaken(t *testing.T) {
 }
 
 func TestSettingsWinAndErrorsAreOneLine(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	s := start(t, Options{DataDir: dir, Settings: map[string]string{"wal_level": "replica", "max_wal_senders": "3"}})
 	if got := query[string](t, s.URL("postgres"), "SHOW wal_level"); got != "replica" {
@@ -409,6 +422,7 @@ func TestSettingsWinAndErrorsAreOneLine(t *testing.T) {
 }
 
 func TestOtherMajorVersion(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	s := start(t, Options{DataDir: dir})
 	if err := s.Stop(t.Context()); err != nil {
@@ -424,6 +438,7 @@ func TestOtherMajorVersion(t *testing.T) {
 }
 
 func TestCancelledStart(t *testing.T) {
+	t.Parallel()
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()
 	dir := t.TempDir()
@@ -434,6 +449,7 @@ func TestCancelledStart(t *testing.T) {
 }
 
 func TestStopWithCancelledContext(t *testing.T) {
+	t.Parallel()
 	s := start(t, Options{DataDir: t.TempDir()})
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()

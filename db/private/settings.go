@@ -38,6 +38,7 @@ func (s *Server) settings() settings {
 		all["fsync"] = "off"
 		all["full_page_writes"] = "off"
 		all["synchronous_commit"] = "on" // tests must see what a commit means, only not pay for the disk
+		all["wal_init_zero"] = "off"     // cloning databases writes much log
 	}
 	maps.Copy(all, s.opts.Settings)
 	return all

@@ -157,17 +157,25 @@ func serverURL(t testing.TB) string {
 	return shared.url
 }
 
+// Folder makes a temporary folder for a throwaway server; who calls it removes it. All users may enter it, because root's
+// server runs as another user; what is secret in it is closed to others.
+func Folder() (string, error) {
+	dir, err := os.MkdirTemp(parentFolder(), "pgautomate-test-")
+	if err != nil {
+		return "", err
+	}
+	return dir, os.Chmod(dir, 0o755)
+}
+
 // startServer starts a throwaway server; remove stops it and removes its folder.
 func startServer(settings map[string]string) (server *private.Server, remove func() error, err error) {
 	ctx, cancel := context.WithTimeout(context.Background(), setUpWithin)
 	defer cancel()
-	dir, err := os.MkdirTemp("", "pgautomate-test-")
+	dir, err := Folder()
 	if err != nil {
 		return nil, nil, err
 	}
-	if err = os.Chmod(dir, 0o755); err == nil { // root's server runs as another user; the cluster inside is closed to all others
-		server, err = private.Start(ctx, private.Options{DataDir: dir, Volatile: true, Settings: settings})
-	}
+	server, err = private.Start(ctx, private.Options{DataDir: dir, Volatile: true, Settings: settings})
 	if err != nil {
 		_ = os.RemoveAll(dir)
 		return nil, nil, err

@@ -43,14 +43,11 @@ func run(args []string) (int, error) {
 	defer signal.Stop(signals)
 
 	if os.Getenv(dbtest.URLEnv) == "" {
-		dir, err := os.MkdirTemp("", "pgautomate-test-")
+		dir, err := dbtest.Folder()
 		if err != nil {
 			return 0, err
 		}
 		defer os.RemoveAll(dir)
-		if err := os.Chmod(dir, 0o755); err != nil { // root's server runs as another user
-			return 0, err
-		}
 		server, err := start(dir, signals)
 		if err != nil {
 			return 0, err
