@@ -1,0 +1,62 @@
+package feed
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/jackc/pgx/v5/pgconn"
+)
+
+// Permanent errors. Run ends with one of these, wrapped in a line that says
+// what is wrong and how to mend it; trying again without a person would either
+// fail in the same way or lose changes in silence.
+var (
+	// ErrServer: the server is too old or not configured for logical replication.
+	ErrServer = errors.New("the server cannot feed changes")
+	// ErrPermission: the role may not replicate.
+	ErrPermission = errors.New("missing permission")
+	// ErrPublication: the publication is missing, incomplete, or was dropped
+	// while changes waited to be read.
+	ErrPublication = errors.New("unusable publication")
+	// ErrForeignSlot: a slot of that name exists, and nothing says that it is
+	// ours or that it is still the one that the checkpoint belongs to.
+	ErrForeignSlot = errors.New("foreign replication slot")
+	// ErrSlotLost: the checkpoint's slot is gone or was invalidated: changes
+	// since the checkpoint may never have been seen.
+	ErrSlotLost = errors.New("replication slot lost")
+	// ErrForeignServer: the checkpoint belongs to another server, or to a
+	// history of this one that it no longer has.
+	ErrForeignServer = errors.New("checkpoint of another server")
+)
+
+// ErrFenced is returned by Checkpoints.Advance when another process has moved
+// the checkpoint: the transaction must be rolled back. The feed then drops to
+// standby and reads the checkpoint anew. It is not permanent.
+var ErrFenced = errors.New("another process moved the feed's checkpoint")
+
+// errStandby: the slot is in use by another process.
+var errStandby = errors.New("the slot is in use by another process")
+
+var permanent = []error{ErrServer, ErrPermission, ErrPublication, ErrForeignSlot, ErrSlotLost, ErrForeignServer}
+
+func isPermanent(err error) bool {
+	for _, p := range permanent {
+		if errors.Is(err, p) {
+			return true
+		}
+	}
+	return false
+}
+
+// fault makes a permanent error: one line, ending with the fix.
+func fault(kind error, format string, args ...any) error {
+	return fmt.Errorf("%w: "+format, append([]any{kind}, args...)...)
+}
+
+func sqlState(err error) string {
+	var pe *pgconn.PgError
+	if errors.As(err, &pe) {
+		return pe.Code
+	}
+	return ""
+}

@@ -1,0 +1,102 @@
+package feed
+
+import (
+	"sync"
+
+	"github.com/pgautomate/pgautomate/change"
+)
+
+// queue holds the commits that have wholly arrived and wait to be applied. It
+// holds at most one batch, so taking all of it is natural batching: while one
+// batch is applied the next one gathers, and an idle feed applies each commit
+// at once.
+type queue struct {
+	maxCommits, maxBytes int
+
+	mu      sync.Mutex
+	commits []*change.Commit
+	bytes   int
+	idle    change.EndLSN // a position to write as a checkpoint when no commit does
+	closed  bool
+
+	ready chan struct{} // there is something to take, or the queue is closed
+	space chan struct{} // something was taken
+}
+
+func newQueue(maxCommits, maxBytes int) *queue {
+	return &queue{
+		maxCommits: maxCommits, maxBytes: maxBytes,
+		ready: make(chan struct{}, 1), space: make(chan struct{}, 1),
+	}
+}
+
+// push adds a commit, or gives false when there is no room: then wait for
+// space. A commit larger than the limit fits when the queue is empty.
+func (q *queue) push(c *change.Commit, size int) bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if n := len(q.commits); n > 0 && (n >= q.maxCommits || q.bytes+size > q.maxBytes) {
+		return false
+	}
+	q.commits = append(q.commits, c)
+	q.bytes += size
+	signal(q.ready)
+	return true
+}
+
+// requestIdle asks for a checkpoint at a position that no commit ends at.
+func (q *queue) requestIdle(position change.EndLSN) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.idle = position
+	signal(q.ready)
+}
+
+// close lets take say that nothing more will come, after what is there.
+func (q *queue) close() {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.closed = true
+	signal(q.ready)
+}
+
+// take waits for and takes all there is, in the slice reuse. Without commits,
+// idle is a position to checkpoint. more is false when the queue is closed and
+// empty.
+func (q *queue) take(reuse []*change.Commit) (commits []*change.Commit, idle change.EndLSN, more bool) {
+	clear(reuse)
+	for {
+		q.mu.Lock()
+		if len(q.commits) > 0 || q.idle != 0 {
+			commits, q.commits = q.commits, reuse[:0]
+			idle, q.idle = q.idle, 0
+			q.bytes = 0
+			if q.closed {
+				signal(q.ready)
+			}
+			q.mu.Unlock()
+			signal(q.space)
+			return commits, idle, true
+		}
+		closed := q.closed
+		q.mu.Unlock()
+		if closed {
+			return nil, 0, false
+		}
+		<-q.ready
+	}
+}
+
+// length is the number of commits that wait.
+func (q *queue) length() int {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return len(q.commits)
+}
+
+func signal(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}

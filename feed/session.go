@@ -1,0 +1,664 @@
+package feed
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/jackc/pglogrepl"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgproto3"
+
+	"github.com/pgautomate/pgautomate/change"
+)
+
+// session is one replication connection, from the checkpoint on. Two goroutines
+// share it: the reader, which alone uses the connection, and the applier. Both
+// end with it.
+type session struct {
+	f        *Feed
+	conn     *pgconn.PgConn
+	net      net.Conn
+	frontend *pgproto3.Frontend
+	queue    *queue
+
+	mu      sync.Mutex
+	tracker Tracker
+
+	// The reader sleeps in a read. Others wake it by the read deadline, after
+	// setting what it is to see.
+	stopping  atomic.Bool // ctx ended or the applier failed
+	stopped   chan struct{}
+	stopOnce  sync.Once
+	statusDue atomic.Bool // the applied position moved
+	lastSent  atomic.Int64
+	progress  atomic.Bool // something was applied
+
+	statusEvery time.Duration
+	skipTo      change.EndLSN // commits that end here or before are already applied
+
+	applied  chan struct{} // signal: the applier moved on
+	done     chan struct{} // the applier has ended
+	applyErr error         // why; read after done
+
+	// Reader's own.
+	wire      wire
+	txn       netter
+	relations map[uint32]*layout
+	open      bool // between BEGIN and COMMIT
+	registry  bool // the open transaction carries a registry message
+	idleAsked time.Time
+}
+
+// statusGap is the least time between two status messages that only tell of
+// progress.
+const statusGap = 20 * time.Millisecond
+
+// session connects and feeds until something ends it. progressed says that it
+// went well for a while.
+func (f *Feed) session(ctx context.Context) (progressed bool, err error) {
+	conn, err := connect(ctx, f.cfg.Conn)
+	if err != nil {
+		return false, err
+	}
+	defer func() {
+		closing, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
+		defer cancel()
+		_ = conn.Conn().SetDeadline(time.Time{})
+		_ = conn.Close(closing)
+	}()
+	srv, err := inspect(ctx, conn)
+	if err != nil {
+		return false, err
+	}
+	cp, err := f.prepare(ctx, conn, srv)
+	if err != nil {
+		return false, err
+	}
+	if err := f.cfg.Objects.Reload(ctx); err != nil {
+		return false, fmt.Errorf("read the object types: %w", err)
+	}
+	err = pglogrepl.StartReplication(ctx, conn, quoteIdent(f.cfg.Slot), pglogrepl.LSN(cp.Position), pglogrepl.StartReplicationOptions{
+		Mode: pglogrepl.LogicalReplication,
+		PluginArgs: []string{
+			"proto_version '1'", // whole transactions, in commit order; large ones spill on the server
+			"publication_names " + quoteLiteral(quoteIdent(f.cfg.Publication)),
+			"messages 'true'",
+		},
+	})
+	if err != nil {
+		return false, f.explainStart(cp, err)
+	}
+	// The slot is ours now. Its former owner may have moved the checkpoint
+	// since it was read; from here on only the fence can.
+	generation := cp.Generation
+	cp, found, err := f.cfg.Store.Load(ctx)
+	if err != nil {
+		return false, err
+	}
+	if !found || cp.Generation != generation {
+		return false, fmt.Errorf("%w: slot %s was made anew", ErrFenced, f.cfg.Slot)
+	}
+	f.cfg.Store.follow(cp)
+
+	s := &session{
+		f: f, conn: conn, net: conn.Conn(), frontend: conn.Frontend(),
+		queue:       newQueue(f.cfg.MaxBatchCommits, f.cfg.MaxBatchBytes),
+		tracker:     NewTracker(cp.Position),
+		statusEvery: f.cfg.StatusInterval,
+		skipTo:      cp.Position,
+		applied:     make(chan struct{}, 1),
+		done:        make(chan struct{}),
+		stopped:     make(chan struct{}),
+		relations:   make(map[uint32]*layout),
+	}
+	if srv.walTimeout > 0 {
+		// A third, so that the server has never reason to ask for a sign of life
+		// by itself: if it does ask, it wants to shut down. See persistIdle.
+		s.statusEvery = min(s.statusEvery, srv.walTimeout/3)
+	}
+	f.setState(StateStreaming, nil)
+	f.update(func(st *Status) {
+		st.Applied = cp.Position
+		st.Received = max(st.Received, change.LSN(cp.Position))
+	})
+	f.log.Info("feed streams", "from", cp.Position)
+	began := time.Now()
+	err = s.run(ctx)
+	return s.progress.Load() || time.Since(began) > f.cfg.MaxBackoff, err
+}
+
+func (f *Feed) explainStart(cp Checkpoint, err error) error {
+	var pe *pgconn.PgError
+	if !errors.As(err, &pe) {
+		return fmt.Errorf("start replication: %w", err)
+	}
+	switch pe.Code {
+	case "55006":
+		return errStandby
+	case "42704":
+		return fault(ErrSlotLost, "slot %s no longer exists; changes since %v are not being read: %s", f.cfg.Slot, cp.Position, recreate)
+	case "55000":
+		return fault(ErrSlotLost, "slot %s was invalidated (%s); changes since %v are not being read: %s", f.cfg.Slot, pe.Message, cp.Position, recreate)
+	case "42501":
+		return fault(ErrPermission, "%s: run `ALTER ROLE … REPLICATION` for the feed's role", pe.Message)
+	default:
+		return fmt.Errorf("start replication: %w", err)
+	}
+}
+
+// run reads until the end, lets the applier finish what has wholly arrived, and
+// says good-bye to the server.
+func (s *session) run(ctx context.Context) error {
+	applyCtx, cancelApply := context.WithCancel(context.WithoutCancel(ctx))
+	defer cancelApply()
+	go s.apply(applyCtx)
+	defer context.AfterFunc(ctx, s.stop)()
+
+	err := s.sendStatus()
+	if err == nil {
+		err = s.read(ctx)
+	}
+	if errors.Is(err, errStopping) {
+		err = nil
+	}
+
+	s.queue.close()
+	drain := time.NewTimer(s.f.cfg.DrainTimeout)
+	defer drain.Stop()
+	tick := time.NewTicker(s.statusEvery)
+	defer tick.Stop()
+	for drained := false; !drained; {
+		select {
+		case <-s.done:
+			drained = true
+		case <-drain.C:
+			cancelApply()
+		case <-s.applied:
+		case <-tick.C:
+			if err == nil {
+				err = s.sendStatus()
+			}
+		}
+	}
+	if s.applyErr != nil {
+		return s.applyErr // the cause, if the reader failed too
+	}
+	if err != nil {
+		return err
+	}
+	if err := s.sendStatus(); err != nil {
+		return err
+	}
+	<-s.stopped // the applier's end sees to it; no wake comes after
+	if err := s.net.SetDeadline(time.Now().Add(2 * time.Second)); err != nil {
+		return err
+	}
+	_, err = pglogrepl.SendStandbyCopyDone(ctx, s.conn)
+	return err
+}
+
+var errStopping = errors.New("stopping")
+
+func (s *session) stop() {
+	s.stopOnce.Do(func() {
+		s.stopping.Store(true)
+		s.wake(time.Now())
+		close(s.stopped)
+	})
+}
+
+// wake ends the reader's read at a time.
+func (s *session) wake(at time.Time) { _ = s.net.SetReadDeadline(at) }
+
+// ---- applier
+
+func (s *session) apply(ctx context.Context) {
+	defer close(s.done)
+	defer s.stop()
+	var commits []*change.Commit
+	for {
+		var idle change.EndLSN
+		var more bool
+		commits, idle, more = s.queue.take(commits)
+		if !more {
+			return
+		}
+		if len(commits) > 0 {
+			idle = commits[len(commits)-1].End
+		}
+		s.f.update(func(st *Status) { st.Waiting, st.Busy = 0, true })
+		if err := s.applyBatch(ctx, commits, idle); err != nil {
+			s.applyErr = err
+			return
+		}
+		s.f.cfg.Store.advanced(idle)
+		s.mu.Lock()
+		s.tracker.Applied(idle)
+		s.mu.Unlock()
+		changes := 0
+		for _, c := range commits {
+			changes += len(c.Changes)
+		}
+		s.f.update(func(st *Status) {
+			st.Applied, st.Busy = idle, false
+			st.LastError, st.LastErrorAt = nil, time.Time{}
+			st.Commits += int64(len(commits))
+			st.Changes += int64(changes)
+			if len(commits) > 0 {
+				st.LastCommit = commits[len(commits)-1].Time
+			}
+		})
+		s.progress.Store(true)
+		if !s.statusDue.Swap(true) {
+			s.wake(time.Unix(0, s.lastSent.Load()).Add(statusGap))
+		}
+		signal(s.applied)
+	}
+}
+
+// applyBatch tries again only what the server itself says to try again; any
+// other failure ends the session, for the commit's fate may be unknown and the
+// checkpoint must be read anew.
+func (s *session) applyBatch(ctx context.Context, commits []*change.Commit, position change.EndLSN) error {
+	for attempt := 1; ; attempt++ {
+		err := s.f.cfg.Applier.Apply(ctx, commits, position)
+		if err == nil {
+			return nil
+		}
+		state := sqlState(err)
+		if attempt < 5 && (state == "40001" || state == "40P01") && sleep(ctx, time.Duration(attempt)*5*time.Millisecond) {
+			continue
+		}
+		if len(commits) == 0 {
+			return fmt.Errorf("checkpoint at %v: %w", position, err)
+		}
+		return fmt.Errorf("apply %d commits, %v to %v: %w", len(commits), commits[0].LSN, position, err)
+	}
+}
+
+// ---- reader
+
+func (s *session) read(ctx context.Context) error {
+	if err := s.rearm(); err != nil {
+		return err
+	}
+	for {
+		msg, err := s.frontend.Receive()
+		if err != nil {
+			var ne net.Error
+			if !errors.As(err, &ne) || !ne.Timeout() {
+				return fmt.Errorf("read the replication stream: %w", err)
+			}
+			if err := s.tick(); err != nil {
+				return err
+			}
+			continue
+		}
+		switch msg := msg.(type) {
+		case *pgproto3.CopyData:
+			if err := s.copyData(ctx, msg.Data); err != nil {
+				return err
+			}
+			if s.stopping.Load() {
+				return errStopping
+			}
+		case *pgproto3.ErrorResponse:
+			return s.explainStream(pgconn.ErrorResponseToPgError(msg))
+		case *pgproto3.NoticeResponse:
+			// Postgres 18 goes on without the publication's tables.
+			if strings.Contains(msg.Message, "skipped loading publication") {
+				return fault(ErrPublication, "publication %q was dropped while changes waited to be read; they are lost: %s", s.f.cfg.Publication, recreate)
+			}
+			s.f.log.Info("server notice", "severity", msg.Severity, "message", msg.Message)
+		case *pgproto3.CopyDone, *pgproto3.CommandComplete, *pgproto3.ReadyForQuery:
+			return errors.New("the server ended the replication stream")
+		}
+	}
+}
+
+func (s *session) explainStream(err error) error {
+	var pe *pgconn.PgError
+	if errors.As(err, &pe) {
+		switch {
+		case pe.Code == "42704" && strings.Contains(pe.Message, "publication"):
+			return fault(ErrPublication, "%s in the log that waits to be read: it was dropped, or made after the slot: %s", pe.Message, recreate)
+		case pe.Code == "55000" && strings.Contains(pe.Message, "slot"):
+			return fault(ErrSlotLost, "%s: %s", pe.Message, recreate)
+		}
+	}
+	return fmt.Errorf("replication stream: %w", err)
+}
+
+// rearm sets when the read ends for the next status message. It must come
+// before the look at what woke the reader, lest a wake be overwritten unseen.
+func (s *session) rearm() error {
+	return s.net.SetReadDeadline(time.Unix(0, s.lastSent.Load()).Add(s.statusEvery))
+}
+
+// tick runs when the read's time is up.
+func (s *session) tick() error {
+	if err := s.rearm(); err != nil {
+		return err
+	}
+	if s.stopping.Load() {
+		return errStopping
+	}
+	since := time.Since(time.Unix(0, s.lastSent.Load()))
+	switch {
+	case since >= s.statusEvery, s.statusDue.Load() && since >= statusGap:
+		if err := s.sendStatus(); err != nil {
+			return err
+		}
+		if err := s.rearm(); err != nil {
+			return err
+		}
+	case s.statusDue.Load():
+		s.wake(time.Unix(0, s.lastSent.Load()).Add(statusGap))
+	}
+	// Again, for a wake may have come between the first look and the last rearm.
+	if s.stopping.Load() {
+		return errStopping
+	}
+	s.persistIdle(false)
+	return nil
+}
+
+// sendStatus tells the server how far we are. Flush and apply are always given:
+// the library would fill a zero with the write position.
+func (s *session) sendStatus() error {
+	s.statusDue.Store(false)
+	s.mu.Lock()
+	received, confirmed := s.tracker.Received(), s.tracker.Confirmable()
+	s.mu.Unlock()
+	if err := s.net.SetWriteDeadline(time.Now().Add(max(s.statusEvery, time.Second))); err != nil {
+		return err
+	}
+	err := pglogrepl.SendStandbyStatusUpdate(context.Background(), s.conn, pglogrepl.StandbyStatusUpdate{
+		WALWritePosition: pglogrepl.LSN(received),
+		WALFlushPosition: pglogrepl.LSN(confirmed),
+		WALApplyPosition: pglogrepl.LSN(confirmed),
+	})
+	if err != nil {
+		return fmt.Errorf("send status to the server: %w", err)
+	}
+	s.lastSent.Store(time.Now().UnixNano())
+	waiting := s.queue.length()
+	s.f.update(func(st *Status) {
+		st.Received, st.Flushed, st.Waiting = change.LSN(received), confirmed, waiting
+	})
+	return nil
+}
+
+// persistIdle asks the applier for a checkpoint at a position that holds no
+// work, so that it may be confirmed. Seldom (see Config.IdleInterval), but soon
+// when the server asks for a reply: it does so when it wants to shut down and
+// waits for everything to be confirmed. If the checkpoint can't be written then,
+// because the server takes no more connections, the session ends, and that lets
+// the server go too.
+func (s *session) persistIdle(asked bool) {
+	s.mu.Lock()
+	idle, applied := s.tracker.Idle(), s.tracker.Confirmable()
+	s.mu.Unlock()
+	if idle == 0 {
+		return
+	}
+	interval := s.f.cfg.IdleInterval
+	if asked {
+		interval = min(interval, time.Second)
+	} else if int64(idle-applied) < s.f.cfg.IdleDistance { //nolint:gosec // log positions are below 2^63
+		return
+	}
+	if now := time.Now(); now.Sub(s.idleAsked) >= interval {
+		s.idleAsked = now
+		s.queue.requestIdle(idle)
+	}
+}
+
+func (s *session) copyData(ctx context.Context, data []byte) error {
+	if len(data) == 0 {
+		return errTruncatedMessage
+	}
+	switch data[0] {
+	case 'w': // start, end, time: the messages inside say it better
+		if len(data) < 25 {
+			return errTruncatedMessage
+		}
+		return s.handle(ctx, data[25:])
+	case 'k':
+		if len(data) < 18 {
+			return errTruncatedMessage
+		}
+		position := change.EndLSN(binary.BigEndian.Uint64(data[1:]))
+		s.mu.Lock()
+		s.tracker.Keepalive(position)
+		received, caughtUp := s.tracker.Received(), !s.tracker.Unapplied()
+		s.mu.Unlock()
+		s.f.update(func(st *Status) {
+			st.Received = change.LSN(received)
+			if caughtUp {
+				st.LastError, st.LastErrorAt = nil, time.Time{}
+			}
+		})
+		asked := data[17] != 0
+		if asked {
+			if err := s.sendStatus(); err != nil {
+				return err
+			}
+		}
+		s.persistIdle(asked)
+	}
+	return nil
+}
+
+// handle takes one pgoutput message.
+func (s *session) handle(ctx context.Context, data []byte) error {
+	m := &s.wire
+	if err := m.parse(data); err != nil {
+		return s.malformed(err)
+	}
+	switch m.kind {
+	case kindBegin:
+		s.open, s.registry = true, false
+		s.txn.begin(m.xid)
+		s.mu.Lock()
+		s.tracker.Begin()
+		s.mu.Unlock()
+	case kindCommit:
+		return s.commit(ctx)
+	case kindRelation:
+		return s.relation(ctx, m.layout)
+	case kindInsert, kindUpdate, kindDelete:
+		l := s.layoutOf(m.relation)
+		if l == nil || l.object == nil || !s.open {
+			return nil
+		}
+		switch m.kind {
+		case kindInsert:
+			s.txn.insert(l, m.new)
+		case kindUpdate:
+			s.txn.update(l, m.oldKind, m.old, m.new)
+		case kindDelete:
+			s.txn.delete(l, m.oldKind, m.old)
+		}
+	case kindTruncate:
+		for _, oid := range m.truncated {
+			if l := s.layoutOf(oid); l != nil && l.object != nil && s.open {
+				s.txn.truncate(l)
+			}
+		}
+	case kindMessage:
+		// Others' messages, e.g. heartbeats, are none of ours.
+		if m.transactional && s.open && strings.HasPrefix(borrow(m.prefix), "pgautomate.") {
+			s.registry = s.registry || borrow(m.prefix) == change.MessageRegistry
+			s.txn.message(m.prefix, m.content)
+		}
+	}
+	return nil
+}
+
+// layoutOf gives nil for a table that the stream did not describe. The server
+// never does that; if it did, the change would be dropped and noted.
+func (s *session) layoutOf(oid uint32) *layout {
+	l := s.relations[oid]
+	if l == nil && s.open {
+		s.txn.note("undecodable", &change.Relation{Schema: "oid", Name: fmt.Sprint(oid)}, nil, reasonUnnamed)
+	}
+	return l
+}
+
+// malformed keeps a bad row from stopping the stream; a bad frame has to.
+func (s *session) malformed(err error) error {
+	m := &s.wire
+	switch m.kind {
+	case kindInsert, kindUpdate, kindDelete:
+		if l := s.relations[m.relation]; l != nil && l.object != nil && s.open {
+			s.txn.undecodable(l, reasonMalformed)
+		} else if l == nil && s.open {
+			s.layoutOf(m.relation)
+		}
+		return nil
+	case kindRelation:
+		delete(s.relations, m.relation) // its changes are noted
+		return nil
+	case kindBegin, kindCommit, kindTruncate:
+		return fmt.Errorf("replication stream: %w", err)
+	default:
+		s.f.log.Warn("unreadable message in the replication stream", "error", err)
+		return nil
+	}
+}
+
+// relation takes a table's layout. The server repeats layouts that did not
+// change; those keep their pointer.
+func (s *session) relation(ctx context.Context, rel *change.Relation) error {
+	if l := s.relations[rel.OID]; l != nil && equalLayout(l.relation, rel) {
+		return nil
+	}
+	return s.while(func() error { return s.resolve(ctx, rel) })
+}
+
+func (s *session) resolve(ctx context.Context, rel *change.Relation) error {
+	obj, err := s.f.cfg.Objects.Object(ctx, rel)
+	if err != nil {
+		return fmt.Errorf("look up table %s: %w", rel, err)
+	}
+	s.relations[rel.OID] = newLayout(rel, obj)
+	return nil
+}
+
+func equalLayout(a, b *change.Relation) bool {
+	return a.Schema == b.Schema && a.Name == b.Name && a.Identity == b.Identity && slices.Equal(a.Columns, b.Columns)
+}
+
+func (s *session) commit(ctx context.Context) error {
+	m := &s.wire
+	s.open = false
+	if s.txn.commit == nil {
+		return errors.New("replication stream: COMMIT without BEGIN")
+	}
+	c, size := s.txn.finish()
+	c.LSN, c.End, c.Time = change.CommitLSN(m.lsn), change.EndLSN(m.end), m.time
+	s.txn.commit = nil
+	nothing := len(c.Changes) == 0 && len(c.Notes) == 0 && len(c.Truncated) == 0 && !s.registry
+	if c.End <= s.skipTo || nothing {
+		s.mu.Lock()
+		s.tracker.Skip(c.End)
+		s.mu.Unlock()
+		if s.registry {
+			return s.reload(ctx) // applied by the slot's former owner
+		}
+		return nil
+	}
+	s.mu.Lock()
+	s.tracker.Commit(c.End)
+	s.mu.Unlock()
+	if !s.queue.push(c, size) {
+		if err := s.waitFor(s.queue.space, func() bool { return s.queue.push(c, size) }); err != nil {
+			return err
+		}
+	}
+	if !s.registry {
+		return nil
+	}
+	// The barrier: what follows is resolved by the new registry.
+	end := c.End
+	err := s.waitFor(s.applied, func() bool {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		return s.tracker.Confirmable() >= end
+	})
+	if err != nil {
+		return err
+	}
+	return s.reload(ctx)
+}
+
+// reload reads the registry anew and resolves every known table by it.
+func (s *session) reload(ctx context.Context) error {
+	return s.while(func() error {
+		if err := s.f.cfg.Objects.Reload(ctx); err != nil {
+			return fmt.Errorf("read the object types: %w", err)
+		}
+		for _, l := range s.relations {
+			if err := s.resolve(ctx, l.relation); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// waitFor waits, not reading, until ok; the server gets its status messages
+// meanwhile. That is the back-pressure: the stream waits in the server.
+func (s *session) waitFor(wake <-chan struct{}, ok func() bool) error {
+	tick := time.NewTicker(s.statusEvery)
+	defer tick.Stop()
+	for !ok() {
+		select {
+		case <-wake:
+			if s.statusDue.Load() {
+				if err := s.sendStatus(); err != nil {
+					return err
+				}
+			}
+		case <-s.stopped:
+			return errStopping
+		case <-tick.C:
+			if err := s.sendStatus(); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// while runs a call that may take long; the server gets its status messages
+// meanwhile.
+func (s *session) while(call func() error) error {
+	result := make(chan error, 1)
+	go func() { result <- call() }()
+	tick := time.NewTicker(s.statusEvery)
+	defer tick.Stop()
+	var sendErr error
+	for {
+		select {
+		case err := <-result:
+			if err != nil {
+				return err
+			}
+			return sendErr
+		case <-tick.C:
+			if sendErr == nil {
+				sendErr = s.sendStatus()
+			}
+		}
+	}
+}

@@ -1,0 +1,542 @@
+package feed
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/pgautomate/pgautomate/change"
+)
+
+// This file is what happens before the stream: the connection, the checks, the
+// making of the slot, and the questions whether slot and checkpoint belong
+// together.
+
+// recreate is the fix that most permanent errors name.
+const recreate = "run `pgautomate slot recreate`"
+
+// server is what a replication connection learns about its server.
+type server struct {
+	version       int
+	walTimeout    time.Duration // wal_sender_timeout; 0: none
+	maxSlots      string
+	user          string
+	flushed       change.LSN
+	systemID      string
+	timeline      int32
+	walLevel      string
+	versionString string
+}
+
+// connect opens the replication connection. The session's settings fix the text
+// form of values, whatever the server's defaults.
+func connect(ctx context.Context, url string) (*pgconn.PgConn, error) {
+	cfg, err := pgconn.ParseConfig(url)
+	if err != nil {
+		return nil, fault(ErrServer, "the connection string: %v", err)
+	}
+	for name, value := range map[string]string{
+		"replication":        "database",
+		"application_name":   "pgautomate feed",
+		"client_encoding":    "UTF8",
+		"datestyle":          "ISO",
+		"intervalstyle":      "postgres",
+		"timezone":           "UTC",
+		"extra_float_digits": "3",
+		"bytea_output":       "hex",
+		"statement_timeout":  "0",
+		"lock_timeout":       "0",
+
+		"standard_conforming_strings": "on",
+	} {
+		cfg.RuntimeParams[name] = value
+	}
+	// A vanished server is noticed by the kernel's keepalives. A time-out on
+	// silence would be wrong: a server that decodes a large transaction of other
+	// tables says nothing for long.
+	dialer := &net.Dialer{KeepAliveConfig: net.KeepAliveConfig{
+		Enable: true, Idle: 15 * time.Second, Interval: 5 * time.Second, Count: 6,
+	}}
+	cfg.DialFunc = dialer.DialContext
+	conn, err := pgconn.ConnectConfig(ctx, cfg)
+	if err != nil {
+		return nil, explainConnect(ctx, url, err)
+	}
+	return conn, nil
+}
+
+// explainConnect finds out why a replication connection was refused.
+func explainConnect(ctx context.Context, url string, cause error) error {
+	var pe *pgconn.PgError
+	if !errors.As(cause, &pe) {
+		return fmt.Errorf("connect for replication: %w", cause)
+	}
+	if pe.Code == "42501" {
+		return fault(ErrPermission, "%s: run `ALTER ROLE … REPLICATION` for the feed's role", pe.Message)
+	}
+	plain, err := pgx.Connect(ctx, url)
+	if err != nil {
+		return fmt.Errorf("connect for replication: %w", cause)
+	}
+	defer func() { _ = plain.Close(context.WithoutCancel(ctx)) }()
+	var level, senders string
+	if err := plain.QueryRow(ctx, "SELECT current_setting('wal_level'), current_setting('max_wal_senders')").Scan(&level, &senders); err != nil {
+		return fmt.Errorf("connect for replication: %w", cause)
+	}
+	switch {
+	case level != "logical":
+		return wrongWALLevel(level)
+	case senders == "0":
+		return fault(ErrServer, "max_wal_senders is 0: run `ALTER SYSTEM SET max_wal_senders = 10` and restart Postgres")
+	case pe.Code == "53300":
+		return fmt.Errorf("connect for replication: all max_wal_senders (%s) are in use: %w", senders, cause)
+	default:
+		return fmt.Errorf("connect for replication: %w", cause)
+	}
+}
+
+func wrongWALLevel(level string) error {
+	return fault(ErrServer, "wal_level is %s: run `ALTER SYSTEM SET wal_level = 'logical'` and restart Postgres", level)
+}
+
+// inspect reads and checks the server's settings.
+func inspect(ctx context.Context, conn *pgconn.PgConn) (server, error) {
+	var s server
+	row, err := queryRow(ctx, conn, sqlServer)
+	if err != nil {
+		return s, err
+	}
+	s.version, _ = strconv.Atoi(row[0])
+	s.versionString, s.walLevel = row[1], row[2]
+	if ms, err := strconv.Atoi(row[3]); err == nil {
+		s.walTimeout = time.Duration(ms) * time.Millisecond
+	}
+	s.maxSlots, s.user = row[4], row[5]
+	if s.flushed, err = change.ParseLSN(row[6]); err != nil {
+		return s, err
+	}
+	if row, err = queryRow(ctx, conn, "IDENTIFY_SYSTEM"); err != nil {
+		return s, err
+	}
+	s.systemID = row[0]
+	timeline, err := strconv.ParseInt(row[1], 10, 32)
+	if err != nil {
+		return s, fmt.Errorf("IDENTIFY_SYSTEM: timeline %q", row[1])
+	}
+	s.timeline = int32(timeline)
+	switch {
+	case s.version < 140000:
+		return s, fault(ErrServer, "it is Postgres %s: upgrade to 14 or later", s.versionString)
+	case s.walLevel != "logical":
+		return s, wrongWALLevel(s.walLevel)
+	}
+	return s, nil
+}
+
+// checkPublication refuses what would hide changes from the feed.
+func checkPublication(ctx context.Context, conn *pgconn.PgConn, s server, name string) error {
+	rows, err := query(ctx, conn, fmt.Sprintf(sqlPublication, quoteLiteral(name)))
+	if err != nil {
+		return err
+	}
+	if len(rows) == 0 {
+		return fault(ErrPublication, "publication %q does not exist: run `pgautomate watch TABLE`, which creates it, or restart pgautomate", name)
+	}
+	for i, what := range []string{"insert", "update", "delete"} {
+		if rows[0][i] != "t" {
+			return fault(ErrPublication, "publication %q leaves out %ss: run `ALTER PUBLICATION %s SET (publish = 'insert, update, delete, truncate')`",
+				name, what, quoteIdent(name))
+		}
+	}
+	if s.version < 150000 {
+		return nil
+	}
+	if rows, err = query(ctx, conn, fmt.Sprintf(sqlPublicationParts, quoteLiteral(name))); err != nil {
+		return err
+	}
+	if len(rows) == 0 {
+		return nil
+	}
+	var tables []string
+	for _, row := range rows {
+		what := "a column list"
+		if row[1] == "t" {
+			what = "a row filter"
+			if row[2] == "t" {
+				what += " and a column list"
+			}
+		}
+		tables = append(tables, row[0]+" ("+what+")")
+	}
+	return fault(ErrPublication, "publication %q hides part of %s, so before and after would be wrong: "+
+		"drop the table from the publication and add it again without filter and columns", name, strings.Join(tables, ", "))
+}
+
+// slotRow is a row of pg_replication_slots.
+type slotRow struct {
+	exists    bool
+	kind      string
+	plugin    string
+	database  string
+	ours      bool // of this database
+	active    bool
+	activePID string
+	walStatus string
+	confirmed change.EndLSN
+}
+
+func readSlot(ctx context.Context, conn *pgconn.PgConn, name string) (slotRow, error) {
+	rows, err := query(ctx, conn, fmt.Sprintf(sqlSlot, quoteLiteral(name)))
+	if err != nil || len(rows) == 0 {
+		return slotRow{}, err
+	}
+	r := rows[0]
+	s := slotRow{
+		exists: true, kind: r[0], plugin: r[1], database: r[2],
+		active: r[3] == "t", activePID: r[4], walStatus: r[5], ours: r[7] == "t",
+	}
+	if r[6] != "" {
+		lsn, err := change.ParseLSN(r[6])
+		if err != nil {
+			return s, err
+		}
+		s.confirmed = change.EndLSN(lsn)
+	}
+	return s, nil
+}
+
+// prepare gives the checkpoint to start from, making the slot when there was
+// none ever. It returns errStandby while another process has the slot.
+func (f *Feed) prepare(ctx context.Context, conn *pgconn.PgConn, s server) (Checkpoint, error) {
+	if err := checkPublication(ctx, conn, s, f.cfg.Publication); err != nil {
+		return Checkpoint{}, err
+	}
+	for {
+		// The slot first, then the checkpoint: a running feed moves the slot only
+		// after the checkpoint, so in this order the slot never seems ahead.
+		slot, err := readSlot(ctx, conn, f.cfg.Slot)
+		if err != nil {
+			return Checkpoint{}, err
+		}
+		cp, found, err := f.cfg.Store.Load(ctx)
+		if err != nil {
+			return Checkpoint{}, err
+		}
+		switch {
+		case slot.exists && (slot.kind != "logical" || slot.plugin != "pgoutput" || !slot.ours):
+			return Checkpoint{}, fault(ErrForeignSlot, "slot %s is a %s slot %s of database %q, not one of ours: configure another slot name",
+				f.cfg.Slot, slot.kind, slot.plugin, slot.database)
+		case !found && slot.exists:
+			return Checkpoint{}, fault(ErrForeignSlot, "slot %s exists, but there is no checkpoint for it: %s", f.cfg.Slot, recreate)
+		case !found || cp.ConsistentPoint == 0:
+			err := f.makeSlot(ctx, conn, s, "the making of the slot was interrupted", false)
+			if errors.Is(err, errAlreadyMade) {
+				continue
+			}
+			if err != nil {
+				return Checkpoint{}, err
+			}
+			continue
+		case slot.active:
+			f.setState(StateStandby, nil)
+			if !sleep(ctx, f.cfg.StandbyInterval) {
+				return Checkpoint{}, ctx.Err()
+			}
+			continue
+		}
+		return cp, f.verify(ctx, conn, s, slot, cp)
+	}
+}
+
+// verify answers whether slot and checkpoint belong together, so that streaming
+// from the checkpoint leaves nothing out. When it doesn't know, the answer is no.
+func (f *Feed) verify(ctx context.Context, conn *pgconn.PgConn, s server, slot slotRow, cp Checkpoint) error {
+	switch {
+	case cp.SystemIdentifier != s.systemID:
+		return fault(ErrForeignServer, "the checkpoint of slot %s is of server %s, this is server %s: connect to the right one, or %s",
+			f.cfg.Slot, cp.SystemIdentifier, s.systemID, recreate)
+	case !slot.exists:
+		return fault(ErrSlotLost, "slot %s no longer exists; changes since %v are not being read: %s", f.cfg.Slot, cp.Position, recreate)
+	case slot.walStatus == "lost":
+		return fault(ErrSlotLost, "slot %s was invalidated, for the log since %v exceeded max_slot_wal_keep_size: %s", f.cfg.Slot, cp.Position, recreate)
+	case slot.confirmed > cp.Position:
+		return fault(ErrForeignSlot, "slot %s is at %v, ahead of the checkpoint %v: it was recreated or moved by someone else: %s",
+			f.cfg.Slot, slot.confirmed, cp.Position, recreate)
+	}
+	if cp.Timeline != s.timeline {
+		if err := f.verifyTimeline(ctx, conn, s, cp); err != nil {
+			return err
+		}
+	}
+	if change.LSN(cp.Position) > s.flushed {
+		// s.flushed was read first: it may just be older than the checkpoint.
+		row, err := queryRow(ctx, conn, "SELECT pg_current_wal_flush_lsn()")
+		if err != nil {
+			return err
+		}
+		now, err := change.ParseLSN(row[0])
+		if err != nil {
+			return err
+		}
+		if change.LSN(cp.Position) > now {
+			return fault(ErrForeignServer, "the checkpoint %v of slot %s is ahead of the server's log %v: the server was restored or failed over with a loss: %s",
+				cp.Position, f.cfg.Slot, now, recreate)
+		}
+	}
+	return nil
+}
+
+// verifyTimeline accepts a promoted server if its history holds the checkpoint.
+func (f *Feed) verifyTimeline(ctx context.Context, conn *pgconn.PgConn, s server, cp Checkpoint) error {
+	lost := func(why string) error {
+		return fault(ErrForeignServer, "the checkpoint %v of slot %s is on timeline %d, the server is on timeline %d %s: %s",
+			cp.Position, f.cfg.Slot, cp.Timeline, s.timeline, why, recreate)
+	}
+	if s.timeline < cp.Timeline {
+		return lost("that came before it")
+	}
+	row, err := queryRow(ctx, conn, fmt.Sprintf("TIMELINE_HISTORY %d", s.timeline))
+	if err != nil {
+		return err
+	}
+	for line := range strings.Lines(row[1]) {
+		fields := strings.Fields(line)
+		if len(fields) < 2 || fields[0] != strconv.Itoa(int(cp.Timeline)) {
+			continue
+		}
+		end, err := change.ParseLSN(fields[1])
+		if err != nil {
+			return err
+		}
+		if change.LSN(cp.Position) > end {
+			return lost("that left it at " + end.String())
+		}
+		return f.cfg.Store.setTimeline(ctx, cp, s.timeline)
+	}
+	return lost("that never was on it")
+}
+
+// errAlreadyMade: another process completed the slot meanwhile.
+var errAlreadyMade = errors.New("the slot was made meanwhile")
+
+// makeSlot makes the slot and the first checkpoint. The intention is recorded
+// before the slot exists: a crash leaves an intention, perhaps with a slot that
+// promised nothing to anyone, and both are made anew. An advisory lock lets one
+// process at a time do so.
+func (f *Feed) makeSlot(ctx context.Context, conn *pgconn.PgConn, s server, reason string, force bool) (err error) {
+	row, err := queryRow(ctx, conn, fmt.Sprintf(sqlLock, quoteLiteral(f.cfg.Slot)))
+	if err != nil {
+		return err
+	}
+	if row[0] != "t" {
+		return errStandby
+	}
+	defer func() {
+		if _, e := query(context.WithoutCancel(ctx), conn, sqlUnlock); e != nil && err == nil {
+			err = e
+		}
+	}()
+
+	cp, found, err := f.cfg.Store.Load(ctx)
+	if err != nil {
+		return err
+	}
+	if found && cp.ConsistentPoint != 0 && !force {
+		return errAlreadyMade
+	}
+	slot, err := readSlot(ctx, conn, f.cfg.Slot)
+	if err != nil {
+		return err
+	}
+	if slot.exists {
+		if slot.active {
+			return fmt.Errorf("%w: process %s has it", errStandby, slot.activePID)
+		}
+		if !found && !force {
+			return fault(ErrForeignSlot, "slot %s exists, but there is no checkpoint for it: %s", f.cfg.Slot, recreate)
+		}
+	}
+	intent, err := f.cfg.Store.intend(ctx, s.systemID, s.timeline)
+	if err != nil {
+		return err
+	}
+	if slot.exists {
+		if err := dropSlot(ctx, conn, f.cfg.Slot); err != nil {
+			return err
+		}
+	}
+	f.log.Info("making the replication slot; it waits for the transactions that are open now")
+	row, err = queryRow(ctx, conn, fmt.Sprintf("CREATE_REPLICATION_SLOT %s LOGICAL pgoutput EXPORT_SNAPSHOT", quoteIdent(f.cfg.Slot)))
+	if err != nil {
+		return explainCreate(s, err)
+	}
+	consistent, err := change.ParseLSN(row[1])
+	if err == nil {
+		err = f.writeFirst(ctx, row[2], consistent, intent, reason)
+	}
+	if err != nil {
+		if e := dropSlot(context.WithoutCancel(ctx), conn, f.cfg.Slot); e != nil {
+			f.log.Warn("drop the unfinished slot", "error", e)
+		}
+		return err
+	}
+	f.log.Info("replication slot made", "consistent_point", consistent)
+	return nil
+}
+
+// writeFirst runs Init and writes the first checkpoint, in one transaction when
+// both are in one database.
+func (f *Feed) writeFirst(ctx context.Context, snapshot string, consistent change.LSN, intent intention, reason string) error {
+	cfg, err := pgx.ParseConfig(f.cfg.Conn)
+	if err != nil {
+		return err
+	}
+	cfg.RuntimeParams["application_name"] = "pgautomate feed"
+	conn, err := pgx.ConnectConfig(ctx, cfg)
+	if err != nil {
+		return fmt.Errorf("connect to read as of the slot's start: %w", err)
+	}
+	defer func() { _ = conn.Close(context.WithoutCancel(ctx)) }()
+	tx, err := conn.BeginTx(ctx, pgx.TxOptions{IsoLevel: pgx.RepeatableRead})
+	if err != nil {
+		return err
+	}
+	defer func() { _ = tx.Rollback(context.WithoutCancel(ctx)) }()
+	if _, err := tx.Exec(ctx, "SET TRANSACTION SNAPSHOT "+quoteLiteral(snapshot)); err != nil {
+		return fmt.Errorf("import the slot's snapshot: %w", err)
+	}
+	if f.cfg.Init != nil {
+		if err := f.cfg.Init(ctx, tx); err != nil {
+			return fmt.Errorf("read as of the slot's start: %w", err)
+		}
+	}
+	var same bool
+	if err := tx.QueryRow(ctx, sqlHasTable).Scan(&same); err != nil {
+		return err
+	}
+	if same {
+		if err := tx.QueryRow(ctx, sqlIsOurs, f.cfg.Slot, intent.generation, intent.updatedAt).Scan(&same); err != nil {
+			return err
+		}
+	}
+	if same {
+		if err := f.cfg.Store.complete(ctx, tx, intent, consistent, reason); err != nil {
+			return err
+		}
+		return tx.Commit(ctx)
+	}
+	if err := tx.Commit(ctx); err != nil {
+		return err
+	}
+	return pgx.BeginFunc(ctx, f.cfg.Store.pool, func(tx pgx.Tx) error {
+		return f.cfg.Store.complete(ctx, tx, intent, consistent, reason)
+	})
+}
+
+func explainCreate(s server, err error) error {
+	var pe *pgconn.PgError
+	if !errors.As(err, &pe) {
+		return fmt.Errorf("create the replication slot: %w", err)
+	}
+	switch pe.Code {
+	case "53400":
+		return fault(ErrServer, "all %s replication slots are in use: drop one that nobody reads (see pg_replication_slots), "+
+			"or run `ALTER SYSTEM SET max_replication_slots = …` and restart Postgres", s.maxSlots)
+	case "42501":
+		return fault(ErrPermission, "%s: run `ALTER ROLE %s REPLICATION`", pe.Message, quoteIdent(s.user))
+	default:
+		return fmt.Errorf("create the replication slot: %w", err)
+	}
+}
+
+func dropSlot(ctx context.Context, conn *pgconn.PgConn, name string) error {
+	if _, err := query(ctx, conn, "DROP_REPLICATION_SLOT "+quoteIdent(name)); err != nil {
+		return fmt.Errorf("drop slot %s: %w", name, err)
+	}
+	return nil
+}
+
+// Recreated says what Recreate did.
+type Recreated struct {
+	From change.EndLSN // the former checkpoint; 0: there was none
+	To   change.LSN    // start of the new slot: what was committed in between was never read
+}
+
+// Recreate makes the slot anew, whatever became of the old one, and records the
+// gap in pgautomate.feed_gaps. It is the operator's answer to ErrSlotLost,
+// ErrForeignSlot, ErrForeignServer and a dropped publication; no feed may be
+// streaming from the slot.
+func Recreate(ctx context.Context, cfg Config, reason string) (Recreated, error) {
+	f, err := New(cfg)
+	if err != nil {
+		return Recreated{}, err
+	}
+	conn, err := connect(ctx, cfg.Conn)
+	if err != nil {
+		return Recreated{}, err
+	}
+	defer func() { _ = conn.Close(context.WithoutCancel(ctx)) }()
+	s, err := inspect(ctx, conn)
+	if err != nil {
+		return Recreated{}, err
+	}
+	if err := checkPublication(ctx, conn, s, cfg.Publication); err != nil {
+		return Recreated{}, err
+	}
+	before, _, err := f.cfg.Store.Load(ctx)
+	if err != nil {
+		return Recreated{}, err
+	}
+	if err := f.makeSlot(ctx, conn, s, reason, true); err != nil {
+		if errors.Is(err, errStandby) {
+			err = fmt.Errorf("%w: stop every pgautomate that reads it first", err)
+		}
+		return Recreated{}, err
+	}
+	after, _, err := f.cfg.Store.Load(ctx)
+	return Recreated{From: before.Position, To: after.ConsistentPoint}, err
+}
+
+// query runs one command over the simple protocol.
+func query(ctx context.Context, conn *pgconn.PgConn, sql string) ([][]string, error) {
+	results, err := conn.Exec(ctx, sql).ReadAll()
+	if err != nil {
+		return nil, err
+	}
+	var rows [][]string
+	for _, result := range results {
+		for _, values := range result.Rows {
+			row := make([]string, len(values))
+			for i, v := range values {
+				row[i] = string(v)
+			}
+			rows = append(rows, row)
+		}
+	}
+	return rows, nil
+}
+
+func queryRow(ctx context.Context, conn *pgconn.PgConn, sql string) ([]string, error) {
+	rows, err := query(ctx, conn, sql)
+	if err != nil {
+		return nil, err
+	}
+	if len(rows) != 1 {
+		return nil, fmt.Errorf("%d rows where one was expected", len(rows))
+	}
+	return rows[0], nil
+}
+
+func quoteIdent(s string) string { return pgx.Identifier{s}.Sanitize() }
+
+// quoteLiteral quotes for standard_conforming_strings = on, which connect sets.
+func quoteLiteral(s string) string {
+	return "'" + strings.ReplaceAll(strings.ReplaceAll(s, "\x00", ""), "'", "''") + "'"
+}
