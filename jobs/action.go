@@ -1,0 +1,140 @@
+// Package jobs runs actions: one file for each action type, and the words that
+// a handler, ours or one registered through the Go API, needs: the action, its
+// result, and the kinds of error.
+//
+// A handler decides and reports; it never writes the action's own row. What it
+// wants done in the database it returns as Result.Effect, which runs in the very
+// transaction that marks the action completed: such effects happen exactly once.
+// Effects outside the database (mail, HTTP) happen at least once and carry
+// Action.IdempotencyKey, which is the same for every attempt.
+package jobs
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strconv"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// Cause is the chain of automations that led to a change: the content of a
+// logical message with prefix change.MessageCause.
+type Cause struct {
+	// Depth is the number of automations in the chain.
+	Depth int `json:"depth"`
+	// ActionID is the action that made the change.
+	ActionID int64 `json:"action_id,omitempty"`
+	// FiringID is the last trigger firing of the chain.
+	FiringID int64 `json:"firing_id,omitempty"`
+	// Chain names the triggers that fired, oldest first, as "id name".
+	Chain []string `json:"chain,omitempty"`
+}
+
+// Action is one action as its handler gets it.
+type Action struct {
+	ID             int64
+	OrganizationID string
+	LeadID         string
+	ObjectType     string // what LeadID names
+	LeadStageID    int64  // 0: a trigger's own action, in no pipeline
+	SequenceNumber int
+	Type           string
+
+	// Params are the action's parameters as saved, Liquid templates and all.
+	Params json.RawMessage
+	// Vars are what templates may name: lead, object, trigger, organization, …;
+	// each is loaded when a template first asks for it.
+	Vars *Vars
+
+	Attempt     int // 1 for the first start
+	MaxAttempts int
+	// PerformAt is when it became due: for the first action of a stage its entry,
+	// for the others the end of the action before.
+	PerformAt time.Time
+	// Resumed is set when the action had returned Result.Until and that time has come.
+	Resumed bool
+	// Parked is the Result.Output that went with Result.Until, for a resumed action.
+	Parked json.RawMessage
+
+	FiringID int64 // the trigger firing that wrote it, or 0
+	Cause    *Cause
+	// Now is the database's time at the start of this attempt.
+	Now time.Time
+	// Location is the organization's time zone.
+	Location *time.Location
+}
+
+// IdempotencyKey is the same for every attempt of an action and differs between actions.
+func (a *Action) IdempotencyKey() string { return "pgautomate-action-" + strconv.FormatInt(a.ID, 10) }
+
+// Result is what a handler reports when it did not fail.
+type Result struct {
+	// Output is kept as the action's result (JSON).
+	Output any
+	// Until, when set, parks the action: status delayed, run again (Resumed) then.
+	Until time.Time
+	// Effect, when set, runs in the transaction that completes the action. It must
+	// not do anything outside of tx.
+	Effect func(ctx context.Context, tx pgx.Tx) error
+	// ChangesRows says that Effect may change watched rows: the transaction then
+	// carries the cause, so that the loop guard sees it.
+	ChangesRows bool
+}
+
+// Handler runs one type of action. It must be safe for concurrent use, and end
+// soon after ctx does.
+type Handler interface {
+	// Run carries out the action. An error makes it run again later, with
+	// backoff, until its attempts are used up; Permanent and RetryAfter change that.
+	Run(ctx context.Context, action *Action) (Result, error)
+}
+
+// Validator is implemented by handlers that can check parameters before
+// anything runs; pipelines and triggers that fail it are refused when saved
+// through HTTP. The error is one line that says what to do.
+type Validator interface {
+	Validate(params json.RawMessage) error
+}
+
+// HandlerFunc makes a Handler of a function.
+type HandlerFunc func(ctx context.Context, action *Action) (Result, error)
+
+// Run calls f.
+func (f HandlerFunc) Run(ctx context.Context, action *Action) (Result, error) { return f(ctx, action) }
+
+// PermanentError ends an action at once: no attempt can help.
+type PermanentError struct{ Err error }
+
+func (e *PermanentError) Error() string { return e.Err.Error() }
+
+func (e *PermanentError) Unwrap() error { return e.Err }
+
+// Permanent marks an error that no further attempt can mend.
+func Permanent(err error) error { return &PermanentError{err} }
+
+// Permanentf is Permanent(fmt.Errorf(...)).
+func Permanentf(format string, args ...any) error { return Permanent(fmt.Errorf(format, args...)) }
+
+// RetryAfterError postpones an action without using an attempt.
+type RetryAfterError struct {
+	After time.Duration
+	Err   error
+}
+
+func (e *RetryAfterError) Error() string {
+	return fmt.Sprintf("%s (again in %s)", e.Err, e.After.Round(time.Second))
+}
+
+func (e *RetryAfterError) Unwrap() error { return e.Err }
+
+// RetryAfter postpones the action by d without using an attempt: a provider
+// said how long to wait.
+func RetryAfter(d time.Duration, err error) error { return &RetryAfterError{d, err} }
+
+// ErrNotVisible says that the lead's or object's row is not there (yet): a
+// change can arrive before its commit is visible. The action is tried again
+// without using an attempt, for a bounded time.
+var ErrNotVisible = errors.New("the row is not there (yet)")
