@@ -54,7 +54,7 @@ func chooseAccount(dir string) (account, error) {
 		}
 		return account{other: true, name: name, uid: uint32(uid), gid: uint32(gid)}, nil
 	}
-	return account{}, errors.New("Postgres can't run as root and this machine has no user postgres or nobody: " +
+	return account{}, errors.New("root can't run Postgres and this machine has no user postgres or nobody: " +
 		"start pgautomate as another user, or set DATABASE_URL")
 }
 
@@ -127,6 +127,16 @@ func (a account) mayEnter(info fs.FileInfo) bool {
 	default:
 		return mode&0o001 != 0
 	}
+}
+
+// ownsPrivate tells whether path is a folder (no link to one) of the account that is closed to all others.
+func (a account) ownsPrivate(path string) bool {
+	info, err := os.Lstat(path)
+	if err != nil || !info.IsDir() || info.Mode().Perm() != 0o700 {
+		return false
+	}
+	stat, ok := info.Sys().(*syscall.Stat_t)
+	return ok && stat.Uid == a.uid
 }
 
 // explain adds advice to the error of a child process that could not be started.

@@ -92,8 +92,8 @@ func candidateFolders(ctx context.Context) []string {
 		folders = append(folders, dir)
 	}
 	if path, err := exec.LookPath("postgres"); err == nil {
-		if real, err := filepath.EvalSymlinks(path); err == nil {
-			path = real // initdb lies beside the real one
+		if resolved, err := filepath.EvalSymlinks(path); err == nil {
+			path = resolved // initdb lies beside the real one
 		}
 		if path, err = filepath.Abs(path); err == nil {
 			folders = append(folders, filepath.Dir(path))
@@ -143,8 +143,7 @@ func inspect(ctx context.Context, a account, folder string) (binaries, error) {
 	cmd.WaitDelay = time.Second
 	output, err := cmd.Output()
 	if err != nil {
-		var exit *exec.ExitError
-		if errors.As(err, &exit) {
+		if exit, ok := errors.AsType[*exec.ExitError](err); ok {
 			return binaries{}, fmt.Errorf("%s does not run here: %s", b.program("postgres"), oneLine(string(exit.Stderr)))
 		}
 		return binaries{}, a.explain(err, b.program("postgres"))

@@ -21,6 +21,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -48,13 +49,16 @@ func makeFolder(dir string) error {
 	if os.Geteuid() == 0 {
 		mode = 0o755
 	}
-	for i := len(missing) - 1; i >= 0; i-- {
-		if err := os.Mkdir(missing[i], mode); err != nil && !errors.Is(err, fs.ErrExist) {
+	for _, path := range slices.Backward(missing) {
+		err := os.Mkdir(path, mode)
+		if errors.Is(err, fs.ErrExist) {
+			continue // another process was faster
+		}
+		if err == nil {
+			err = os.Chmod(path, mode) // whatever the umask
+		}
+		if err != nil {
 			return fmt.Errorf("can't make data folder %s: use another --data-dir, or set DATABASE_URL (%w)", dir, err)
-		} else if err == nil {
-			if err := os.Chmod(missing[i], mode); err != nil { // whatever the umask
-				return fmt.Errorf("can't make data folder %s: use another --data-dir, or set DATABASE_URL (%w)", dir, err)
-			}
 		}
 	}
 	if _, err := os.Stat(filepath.Join(dir, "PG_VERSION")); err == nil {
@@ -177,8 +181,7 @@ func (s *Server) initdb(ctx context.Context, base string) error {
 	if ctx.Err() != nil {
 		return fmt.Errorf("stopped while making the private Postgres: %w", ctx.Err())
 	}
-	var exit *exec.ExitError
-	if !errors.As(err, &exit) {
+	if _, ok := errors.AsType[*exec.ExitError](err); !ok {
 		return s.account.explain(err, s.bin.program("initdb"))
 	}
 	return fmt.Errorf("initdb failed: use another --data-dir, or set DATABASE_URL (%s)", initdbComplaint(output))
@@ -256,7 +259,7 @@ func readPidFile(path string) (record pidRecord, ready bool) {
 
 // stopLeftover shuts down a postmaster that outlived its pgautomate. We hold the lock, so no living pgautomate owns it.
 func (s *Server) stopLeftover(ctx context.Context) error {
-	if _, err := os.Stat(s.pidFile()); err != nil {
+	if !exists(s.pidFile()) {
 		return nil
 	}
 	record, _ := readPidFile(s.pidFile())
@@ -377,11 +380,7 @@ func (s *Server) socketFolder() (string, error) {
 		return outside, s.account.give(outside)
 	}
 	// It was there. Anyone may have made it: only one that is the server user's own, and closed to others, is used.
-	info, err := os.Lstat(outside)
-	if err != nil || !info.IsDir() || info.Mode().Perm() != 0o700 {
-		return "", nil
-	}
-	if stat, ok := info.Sys().(*syscall.Stat_t); !ok || stat.Uid != s.account.uid {
+	if !s.account.ownsPrivate(outside) {
 		return "", nil
 	}
 	stale, _ := filepath.Glob(filepath.Join(outside, ".s.PGSQL.*"))
@@ -389,6 +388,11 @@ func (s *Server) socketFolder() (string, error) {
 		_ = os.Remove(path)
 	}
 	return outside, nil
+}
+
+func exists(path string) bool {
+	_, err := os.Lstat(path)
+	return err == nil
 }
 
 // dropSocketFolder removes a socket folder outside of the cluster.

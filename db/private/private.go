@@ -183,9 +183,9 @@ func (s *Server) launch(ctx context.Context) error {
 		if err == nil {
 			break
 		}
-		var failed *startError
+		failed, ended := errors.AsType[*startError](err)
 		switch {
-		case ctx.Err() != nil || !errors.As(err, &failed):
+		case ctx.Err() != nil || !ended:
 			return err
 		case failed.portTaken() && s.opts.Port == 0 && attempt < startAttempts:
 			s.log.Info("port was taken while the private Postgres started, trying another", "port", s.port)

@@ -351,7 +351,7 @@ func TestStalePidFile(t *testing.T) {
 
 func TestSecondHolderIsRefused(t *testing.T) {
 	t.Parallel()
-	dir := t.TempDir()
+	dir := openDir(t)
 	child, _, url := startChild(t, dir)
 	_, err := Start(t.Context(), Options{DataDir: dir, NoFetch: true})
 	if err == nil {

@@ -14,6 +14,7 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"net/url"
 	"os"
@@ -324,7 +325,7 @@ func newName() string {
 func withDatabase(server, name string) (string, error) {
 	u, err := url.Parse(server)
 	if err != nil || u.Scheme == "" {
-		return "", fmt.Errorf("give it as postgres://user:password@host:port/database")
+		return "", errors.New("give it as postgres://user:password@host:port/database")
 	}
 	u.Path = "/" + name
 	return u.String(), nil

@@ -25,6 +25,7 @@ const templateLock = 7_294_310_885_113
 
 var templates struct {
 	sync.Mutex
+
 	made map[string]string // by server URL
 }
 

@@ -97,8 +97,7 @@ func command(args []string, signals <-chan os.Signal) (int, error) {
 		case s := <-signals:
 			_ = cmd.Process.Signal(s)
 		case err := <-ended:
-			var exit *exec.ExitError
-			if err != nil && !errors.As(err, &exit) {
+			if _, exited := errors.AsType[*exec.ExitError](err); err != nil && !exited {
 				return 0, err
 			}
 			if status, ok := cmd.ProcessState.Sys().(syscall.WaitStatus); ok && status.Signaled() {
