@@ -18,9 +18,11 @@ import (
 	"fmt"
 	"net/url"
 	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -35,6 +37,8 @@ import (
 const URLEnv = "PGAUTOMATE_TEST_URL"
 
 const (
+	folderPrefix = "pgautomate-test-"
+
 	setUpWithin   = 2 * time.Minute  // a server's or a template's start on a busy machine
 	cleanUpWithin = 30 * time.Second // dropping one database
 )
@@ -161,11 +165,35 @@ func serverURL(t testing.TB) string {
 // Folder makes a temporary folder for a throwaway server; who calls it removes it. All users may enter it, because root's
 // server runs as another user; what is secret in it is closed to others.
 func Folder() (string, error) {
-	dir, err := os.MkdirTemp(parentFolder(), "pgautomate-test-")
+	sweep(parentFolder())
+	dir, err := os.MkdirTemp(parentFolder(), folderPrefix)
 	if err != nil {
 		return "", err
 	}
 	return dir, os.Chmod(dir, 0o755)
+}
+
+// sweep removes the folders of test runs that were killed: theirs is the lock that nobody holds.
+func sweep(parent string) {
+	if parent == "" {
+		parent = os.TempDir()
+	}
+	locks, err := filepath.Glob(filepath.Join(parent, folderPrefix+"*", "lock"))
+	if err != nil {
+		return
+	}
+	for _, path := range locks {
+		f, err := os.OpenFile(path, os.O_RDWR, 0)
+		if err != nil {
+			continue // another user's
+		}
+		// A server that was killed this moment may still write; so only those that are older than any shutdown takes.
+		info, err := f.Stat()
+		if err == nil && time.Since(info.ModTime()) > time.Minute && syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB) == nil {
+			_ = os.RemoveAll(filepath.Dir(path))
+		}
+		_ = f.Close()
+	}
 }
 
 // startServer starts a throwaway server; remove stops it and removes its folder.

@@ -2,7 +2,11 @@ package dbtest
 
 import (
 	"context"
+	"os"
+	"path/filepath"
+	"syscall"
 	"testing"
+	"time"
 
 	"github.com/jackc/pglogrepl"
 	"github.com/jackc/pgx/v5"
@@ -141,6 +145,39 @@ func BenchmarkNew(b *testing.B) {
 		}
 		if err := dropDatabase(url, name); err != nil {
 			b.Fatal(err)
+		}
+	}
+}
+
+func TestSweep(t *testing.T) {
+	t.Parallel()
+	parent := t.TempDir()
+	for _, name := range []string{"killed", "held", "young"} {
+		dir := filepath.Join(parent, folderPrefix+name)
+		if err := os.Mkdir(dir, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		lock, err := os.Create(filepath.Join(dir, "lock"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer lock.Close()
+		if name == "held" {
+			if err := syscall.Flock(int(lock.Fd()), syscall.LOCK_EX); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if name != "young" {
+			old := time.Now().Add(-time.Hour)
+			if err := os.Chtimes(lock.Name(), old, old); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	sweep(parent)
+	for name, want := range map[string]bool{"killed": false, "held": true, "young": true} {
+		if _, err := os.Stat(filepath.Join(parent, folderPrefix+name)); (err == nil) != want {
+			t.Errorf("%s: there is %v", name, err == nil)
 		}
 	}
 }
