@@ -325,10 +325,10 @@ func TestUnchangedIsUnknown(t *testing.T) {
 	t.Parallel()
 	described := fc("description", exact("x"))
 	s := newLeadSet(t,
-		q("lead", statusC, described),     // hangs on it
-		q("lead", or(statusC, described)), // decided without it
+		q("lead", statusC, described),                                  // hangs on it
+		q("lead", or(statusC, described)),                              // decided without it
 		q("lead", statusC, not(described), fc("source", term("none"))), // decided without it
-		q("lead", described), // its field did not change
+		q("lead", described),                                           // its field did not change
 		q("lead", statusC, not(fc("cf_x", exists))),
 	)
 	f, n := match(t, s, leadChange(cols{"status_id": "Q", "description": "y"}, cols{"status_id": "C", "description": unchangedCell, "custom": unchangedCell}))

@@ -428,7 +428,8 @@ func splitArray(b, buf []byte, yield func(element []byte)) ([]byte, bool) {
 		return buf, false
 	}
 	depth := 0
-	value := true // an element or a brace may stand here
+	value := true  // an element or a brace may stand here
+	comma := false // a comma stands before it
 	for i < len(b) {
 		switch c := b[i]; {
 		case c == '{':
@@ -437,8 +438,9 @@ func splitArray(b, buf []byte, yield func(element []byte)) ([]byte, bool) {
 			}
 			depth++
 			i++
+			comma = false
 		case c == '}':
-			if depth--; depth < 0 {
+			if depth--; depth < 0 || comma {
 				return buf, false
 			}
 			i++
@@ -450,7 +452,7 @@ func splitArray(b, buf []byte, yield func(element []byte)) ([]byte, bool) {
 			if value {
 				return buf, false
 			}
-			value = true
+			value, comma = true, true
 			i++
 		case !value:
 			return buf, false
@@ -479,7 +481,7 @@ func splitArray(b, buf []byte, yield func(element []byte)) ([]byte, bool) {
 				}
 				yield(buf[start:len(buf):len(buf)])
 			}
-			value = false
+			value, comma = false, false
 			i = end + 1
 		default:
 			end := i
@@ -492,7 +494,7 @@ func splitArray(b, buf []byte, yield func(element []byte)) ([]byte, bool) {
 			if element := b[i:end]; string(element) != "NULL" {
 				yield(element)
 			}
-			value = false
+			value, comma = false, false
 			i = end
 		}
 	}
