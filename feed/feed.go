@@ -148,8 +148,8 @@ type Status struct {
 	Commits    int64     // applied since New
 	Changes    int64     // net changes in them
 
-	// LastError is kept until something is applied or the stream runs again
-	// without it.
+	// LastError is kept until something is applied or the stream has run
+	// without it for longer than MaxBackoff.
 	LastError   error
 	LastErrorAt time.Time
 }

@@ -41,6 +41,7 @@ type session struct {
 	lastSent  atomic.Int64
 	progress  atomic.Bool // something was applied
 
+	began       time.Time
 	statusEvery time.Duration
 	skipTo      change.EndLSN // commits that end here or before are already applied
 
@@ -112,6 +113,7 @@ func (f *Feed) session(ctx context.Context) (progressed bool, err error) {
 		f: f, conn: conn, net: conn.Conn(), frontend: conn.Frontend(),
 		queue:       newQueue(f.cfg.MaxBatchCommits, f.cfg.MaxBatchBytes),
 		tracker:     NewTracker(cp.Position),
+		began:       time.Now(),
 		statusEvery: f.cfg.StatusInterval,
 		skipTo:      cp.Position,
 		applied:     make(chan struct{}, 1),
@@ -130,9 +132,8 @@ func (f *Feed) session(ctx context.Context) (progressed bool, err error) {
 		st.Received = max(st.Received, change.LSN(cp.Position))
 	})
 	f.log.Info("feed streams", "from", cp.Position)
-	began := time.Now()
 	err = s.run(ctx)
-	return s.progress.Load() || time.Since(began) > f.cfg.MaxBackoff, err
+	return s.progress.Load() || time.Since(s.began) > f.cfg.MaxBackoff, err
 }
 
 func (f *Feed) explainStart(cp Checkpoint, err error) error {
@@ -439,11 +440,14 @@ func (s *session) copyData(ctx context.Context, data []byte) error {
 		position := change.EndLSN(binary.BigEndian.Uint64(data[1:]))
 		s.mu.Lock()
 		s.tracker.Keepalive(position)
-		received, caughtUp := s.tracker.Received(), !s.tracker.Unapplied()
+		received := s.tracker.Received()
+		// An error is over when things go well again, and for longer than the
+		// pause between attempts: the commit that failed may just be on its way.
+		well := !s.tracker.Unapplied() && time.Since(s.began) > s.f.cfg.MaxBackoff
 		s.mu.Unlock()
 		s.f.update(func(st *Status) {
 			st.Received = change.LSN(received)
-			if caughtUp {
+			if well {
 				st.LastError, st.LastErrorAt = nil, time.Time{}
 			}
 		})
