@@ -1,0 +1,221 @@
+package jobs
+
+// One attempt of one action, from start to outcome. The rules of retrying are
+// here; the writing of the rows is the Lifecycle's.
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"runtime/debug"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// Statuses of an action or job, as in the SQL enum job_status.
+const (
+	StatusPending   = "pending"
+	StatusQueued    = "queued"
+	StatusRunning   = "running"
+	StatusCompleted = "completed"
+	StatusFailed    = "failed"
+	StatusDelayed   = "delayed"
+	StatusCanceled  = "canceled"
+)
+
+// Started is an action that this process holds.
+type Started struct {
+	Action Action
+	Fence  int64 // proves, when the outcome is written, that it still does
+	// FiringAt is the committed_at of the action's firing.
+	FiringAt time.Time
+	// Taken is when, by this process's monotonic clock.
+	Taken time.Time
+	// WaitingSince is when the action first found its lead's row missing; zero: not.
+	WaitingSince time.Time
+}
+
+// Outcome is how an attempt ended.
+type Outcome struct {
+	Status       string    // completed, failed, pending (again) or delayed
+	PerformAt    time.Time // for pending and delayed
+	Output       json.RawMessage
+	Error        string
+	Reason       string
+	Refund       int  // attempts given back; -1: one more is counted
+	Timer        bool // for delayed; and for pending after a timer
+	WaitingSince time.Time
+
+	// OnError says where a failed action leads.
+	OnError OnError
+
+	Effect      func(ctx context.Context, tx pgx.Tx) error
+	ChangesRows bool
+}
+
+// Lifecycle starts actions and writes their outcomes.
+type Lifecycle interface {
+	// Start takes a queued action; nil when it is no longer queued.
+	Start(ctx context.Context, id int64) (*Started, error)
+	// Finish writes the outcome, unless another worker took the action over
+	// meanwhile, which is no error. *EffectError when the effect failed: nothing is
+	// written then.
+	Finish(ctx context.Context, s *Started, o Outcome) error
+}
+
+// EffectError wraps the error of an Outcome's effect.
+type EffectError struct{ Err error }
+
+func (e *EffectError) Error() string { return e.Err.Error() }
+
+func (e *EffectError) Unwrap() error { return e.Err }
+
+// Executor runs actions.
+type Executor struct {
+	Lifecycle Lifecycle
+	Registry  *Registry
+	// Vars gives an action's template variables.
+	Vars   func(s *Started) *Vars
+	Logger *slog.Logger
+
+	// Timeout bounds one attempt.
+	Timeout time.Duration
+	// VisibleWithin bounds how long an action waits for its lead's row.
+	VisibleWithin time.Duration
+}
+
+// Run carries out one attempt of an action.
+func (e *Executor) Run(ctx context.Context, id int64) error {
+	s, err := e.Lifecycle.Start(ctx, id)
+	if err != nil || s == nil {
+		return err
+	}
+	if e.Vars != nil {
+		s.Action.Vars = e.Vars(s)
+	}
+	outcome := e.outcome(s, e.attempt(ctx, s))
+	// The outcome is written even when the process is told to stop meanwhile.
+	write, cancel := context.WithTimeout(context.WithoutCancel(ctx), 30*time.Second)
+	defer cancel()
+	for try := 0; ; try++ {
+		err := e.Lifecycle.Finish(write, s, outcome)
+		var effect *EffectError
+		switch {
+		case err == nil:
+			return nil
+		case errors.As(err, &effect):
+			outcome = e.outcome(s, attempt{err: effect.Err})
+		case try == 5 || write.Err() != nil:
+			// The rescue will give the action to another worker.
+			return fmt.Errorf("the outcome of action %d can't be written: %w", id, err)
+		default:
+			e.Logger.WarnContext(ctx, "outcome not written, trying again", "action", id, "error", err)
+			select {
+			case <-write.Done():
+			case <-time.After(time.Duration(1<<try) * 100 * time.Millisecond):
+			}
+		}
+	}
+}
+
+type attempt struct {
+	result Result
+	err    error
+}
+
+// attempt calls the handler, bounded in time, with its panics caught.
+func (e *Executor) attempt(ctx context.Context, s *Started) (a attempt) {
+	handler, ok := e.Registry.Handler(s.Action.Type)
+	if !ok {
+		return attempt{err: Permanent(unknownType(s.Action.Type, e.Registry.Types()))}
+	}
+	ctx, cancel := context.WithTimeout(ctx, e.Timeout)
+	defer cancel()
+	defer func() {
+		if p := recover(); p != nil {
+			e.Logger.ErrorContext(ctx, "a handler panicked", "action", s.Action.ID, "type", s.Action.Type,
+				"panic", p, "stack", string(debug.Stack()))
+			a = attempt{err: fmt.Errorf("the handler of %q panicked: %v", s.Action.Type, p)}
+		}
+	}()
+	a.result, a.err = handler.Run(ctx, &s.Action)
+	if a.err != nil && errors.Is(ctx.Err(), context.DeadlineExceeded) {
+		a.err = fmt.Errorf("no result within %s: %w", e.Timeout, a.err)
+	}
+	return a
+}
+
+// outcome applies the rules of retrying to an attempt.
+func (e *Executor) outcome(s *Started, a attempt) Outcome {
+	action := &s.Action
+	// The database's clock, carried forward: this machine's own may be wrong.
+	now := action.Now.Add(time.Since(s.Taken))
+	again := Outcome{Status: StatusPending, Timer: action.Resumed}
+	if a.err != nil {
+		again.Error = a.err.Error()
+	}
+	// A start counts as an attempt; what goes on after a timer did not count
+	// when it was taken.
+	free, counted := 1, 0
+	if action.Resumed {
+		free, counted = 0, -1
+	}
+	class, wait := Classify(a.err)
+	switch class {
+	case ClassNone:
+		if !a.result.Until.IsZero() {
+			return Outcome{Status: StatusDelayed, PerformAt: a.result.Until, Output: toJSON(a.result.Output), Timer: true}
+		}
+		return Outcome{
+			Status: StatusCompleted, Output: toJSON(a.result.Output), Timer: action.Resumed,
+			Effect: a.result.Effect, ChangesRows: a.result.ChangesRows,
+		}
+	case ClassNotVisible:
+		since := s.WaitingSince
+		if since.IsZero() {
+			since = action.Now
+		}
+		if action.Now.Sub(since) > e.VisibleWithin {
+			return e.failed(action, fmt.Errorf("%w; waited %s for it", a.err, e.VisibleWithin))
+		}
+		again.PerformAt, again.Refund, again.WaitingSince = now.Add(time.Second), free, since
+		return again
+	case ClassRetryAfter:
+		again.PerformAt, again.Refund = now.Add(wait), free
+		return again
+	case ClassStopped:
+		again.PerformAt, again.Refund = now, free
+		return again
+	case ClassTransient:
+		if action.Attempt < action.MaxAttempts {
+			again.PerformAt, again.Refund = now.Add(Backoff(action.Attempt)), counted
+			return again
+		}
+	case ClassPermanent:
+	}
+	return e.failed(action, a.err)
+}
+
+func (e *Executor) failed(action *Action, err error) Outcome {
+	o := Outcome{Status: StatusFailed, Error: err.Error(), Timer: action.Resumed}
+	onError, bad := OnErrorOf(action.Params)
+	if bad != nil {
+		o.Error += "; and on_error can't be read: " + bad.Error()
+	}
+	o.OnError = onError
+	return o
+}
+
+func toJSON(v any) json.RawMessage {
+	if v == nil {
+		return nil
+	}
+	raw, err := json.Marshal(v)
+	if err != nil {
+		raw, _ = json.Marshal(map[string]string{"unprintable": err.Error()}) //nolint:errchkjson // a map of strings
+	}
+	return raw
+}
