@@ -78,6 +78,13 @@ func startChild(t *testing.T, dir string) (child *exec.Cmd, postmaster int, url 
 	if postmaster, err = strconv.Atoi(pid); err != nil {
 		t.Fatalf("child said %q", line)
 	}
+	t.Cleanup(func() { // before the folder is removed
+		_ = child.Process.Kill()
+		_ = child.Wait()
+		if runtime.GOOS == "linux" {
+			waitGone(t, postmaster)
+		}
+	})
 	return child, postmaster, url
 }
 
