@@ -19,9 +19,9 @@ type jval struct {
 	at, end int
 	str     string // of a string, decoded
 	members []jmember
-	items   []jval
 }
 
+// jmember is a member of an object, or an element of an array, which has no key.
 type jmember struct {
 	key string
 	val jval
@@ -46,10 +46,14 @@ type jsonError struct {
 	tooDeep bool
 }
 
+// jsonParser can be used again for the next query; what it gave for the one
+// before is overwritten then.
 type jsonParser struct {
 	s     string
 	at    int
 	depth int
+	stack []jmember // of the objects and arrays that are being read
+	slab  []jmember // of those that are
 }
 
 func (p *jsonParser) fail(format string, args ...any) {
@@ -57,8 +61,13 @@ func (p *jsonParser) fail(format string, args ...any) {
 }
 
 // parseJSON reads exactly one value.
-func parseJSON(s string) (v jval, err *jsonError) {
-	p := jsonParser{s: s}
+func parseJSON(s string) (jval, *jsonError) {
+	return new(jsonParser).parse(s)
+}
+
+func (p *jsonParser) parse(s string) (v jval, err *jsonError) {
+	p.s, p.at, p.depth = s, 0, 0
+	p.stack, p.slab = p.stack[:0], p.slab[:0]
 	defer func() {
 		if r := recover(); r != nil {
 			e, ok := r.(jsonError)
@@ -69,7 +78,7 @@ func parseJSON(s string) (v jval, err *jsonError) {
 		}
 	}()
 	p.space()
-	p.value(&v)
+	v = p.value()
 	p.space()
 	if p.at < len(s) {
 		p.fail("unexpected %q after the query", s[p.at])
@@ -109,18 +118,18 @@ func (p *jsonParser) word(w string) {
 	p.at += len(w)
 }
 
-func (p *jsonParser) value(v *jval) {
+func (p *jsonParser) value() (v jval) {
 	v.at = p.at
 	c := p.peek()
 	v.kind = c
 	switch c {
 	case '{':
 		p.enter()
-		p.object(v)
+		v.members = p.object()
 		p.depth--
 	case '[':
 		p.enter()
-		p.array(v)
+		v.members = p.array()
 		p.depth--
 	case '"':
 		v.str = p.string()
@@ -135,6 +144,7 @@ func (p *jsonParser) value(v *jval) {
 		p.number()
 	}
 	v.end = p.at
+	return v
 }
 
 func (p *jsonParser) enter() {
@@ -144,56 +154,65 @@ func (p *jsonParser) enter() {
 	}
 }
 
-func (p *jsonParser) object(v *jval) {
+func (p *jsonParser) object() []jmember {
 	p.space()
 	if p.peek() == '}' {
 		p.at++
-		return
+		return nil
 	}
-	v.members = make([]jmember, 0, 4)
+	start := len(p.stack)
 	for {
 		p.space()
 		at := p.at
 		if p.peek() != '"' {
 			p.fail("expected a member's name, found %q", p.s[p.at])
 		}
-		key := p.string()
-		if v.get(key) != nil {
-			p.at = at
-			p.fail("the member %q is there twice", key)
+		m := jmember{key: p.string()}
+		for i := range p.stack[start:] {
+			if p.stack[start+i].key == m.key {
+				p.at = at
+				p.fail("the member %q is there twice", m.key)
+			}
 		}
 		p.space()
 		p.expect(':')
 		p.space()
-		v.members = append(v.members, jmember{key: key})
-		p.value(&v.members[len(v.members)-1].val)
+		m.val = p.value()
+		p.stack = append(p.stack, m)
 		p.space()
 		if p.peek() == '}' {
 			p.at++
-			return
+			return p.keep(start)
 		}
 		p.expect(',')
 	}
 }
 
-func (p *jsonParser) array(v *jval) {
+func (p *jsonParser) array() []jmember {
 	p.space()
 	if p.peek() == ']' {
 		p.at++
-		return
+		return nil
 	}
-	v.items = make([]jval, 0, 4)
+	start := len(p.stack)
 	for {
 		p.space()
-		v.items = append(v.items, jval{})
-		p.value(&v.items[len(v.items)-1])
+		p.stack = append(p.stack, jmember{val: p.value()})
 		p.space()
 		if p.peek() == ']' {
 			p.at++
-			return
+			return p.keep(start)
 		}
 		p.expect(',')
 	}
+}
+
+// keep moves what is on the stack from start on to where it stays.
+func (p *jsonParser) keep(start int) []jmember {
+	at := len(p.slab)
+	p.slab = append(p.slab, p.stack[start:]...)
+	p.stack = p.stack[:start]
+	return p.slab[at:len(p.slab):len(p.slab)]
 }
 
 func (p *jsonParser) string() string {

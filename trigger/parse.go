@@ -79,7 +79,10 @@ const (
 
 var condNames = [...]string{"", "text", "term", "reference", "exists", "boolean", "number_range", "moment_range", "current_user"}
 
-const exactValue = "exact_value"
+const (
+	exactValue     = "exact_value"
+	exactValueJSON = `"exact_value"`
+)
 
 var textModes = []string{exactValue, "full_words", "phrase", "beginning_of_words"}
 
@@ -188,23 +191,32 @@ func topObjectTypes(n *node, visit func(*node)) {
 	}
 }
 
+// parser can be used again for the next query; the tree that it gave for the
+// one before is overwritten then.
 type parser struct {
+	json     jsonParser
 	src      string
 	path     path
-	nodes    int
+	count    int
+	slab     []node
 	problems []Problem
+}
+
+// parse reads a query whose tree is to stay.
+func parse(query []byte) (*node, []Problem) {
+	return new(parser).parse(query)
 }
 
 // parse returns the tree even when there are problems, with nodeBad where a
 // node could not be read, so that the compiler can report its own problems too.
-func parse(query []byte) (*node, []Problem) {
-	p := parser{}
+func (p *parser) parse(query []byte) (*node, []Problem) {
+	p.path, p.count, p.slab, p.problems = p.path[:0], 0, p.slab[:0], nil
 	if len(query) > MaxBytes {
 		p.report(0, CodeTooLarge, nil, "the query has %d bytes; keep it under %d", len(query), MaxBytes)
 		return &node{}, p.problems
 	}
 	p.src = string(query)
-	v, err := parseJSON(p.src)
+	v, err := p.json.parse(p.src)
 	if err != nil {
 		code := CodeInvalidJSON
 		if err.tooDeep {
@@ -215,6 +227,16 @@ func parse(query []byte) (*node, []Problem) {
 	}
 	root := p.node(&v, 1)
 	return root, p.problems
+}
+
+// newNode takes a node from the slab. Nodes that were given out before stay
+// where they are when it grows.
+func (p *parser) newNode() *node {
+	if len(p.slab) == cap(p.slab) {
+		p.slab = make([]node, 0, min(2*cap(p.slab)+8, MaxNodes))
+	}
+	p.slab = append(p.slab, node{})
+	return &p.slab[len(p.slab)-1]
 }
 
 func (p *parser) report(at int, code string, nearest json.RawMessage, format string, args ...any) {
@@ -334,8 +356,8 @@ next:
 
 // typeOf reads the member "type" and finds it among names; 0 when it is not
 // there or not known.
-func (p *parser) typeOf(v *jval, names []string, code, what string) int {
-	name, ok := p.text(v, "type", quoted(names[1]))
+func (p *parser) typeOf(v *jval, names []string, code, what, example string) int {
+	name, ok := p.text(v, "type", example)
 	if !ok {
 		return 0
 	}
@@ -369,13 +391,14 @@ func (p *parser) object(v *jval, what string) bool {
 }
 
 func (p *parser) node(v *jval, depth int) *node {
-	n := &node{at: v.at}
+	n := p.newNode()
+	n.at = v.at
 	if depth > MaxDepth {
 		p.report(v.at, CodeTooDeep, nil, "the query is nested more than %d nodes deep; flatten its groups", MaxDepth)
 		return n
 	}
-	if p.nodes++; p.nodes > MaxNodes {
-		if p.nodes == MaxNodes+1 {
+	if p.count++; p.count > MaxNodes {
+		if p.count == MaxNodes+1 {
 			p.report(v.at, CodeTooLarge, nil, "the query has more than %d nodes; use a list of values instead of many conditions, or several triggers", MaxNodes)
 		}
 		return n
@@ -391,7 +414,7 @@ func (p *parser) node(v *jval, depth int) *node {
 		}
 		n.negate = m.kind == 't'
 	}
-	typ := nodeType(p.typeOf(v, nodeNames[:], CodeUnknownNode, "node")) //nolint:gosec // an index
+	typ := nodeType(p.typeOf(v, nodeNames[:], CodeUnknownNode, "node", `"and"`)) //nolint:gosec // an index
 	ok := true
 	switch typ {
 	case nodeAnd, nodeOr:
@@ -405,12 +428,12 @@ func (p *parser) node(v *jval, depth int) *node {
 			p.report(queries.at, CodeTypeMismatch, nil, `"queries" must be a list of nodes, not %s`, describe(queries))
 			ok = false
 		}
-		if len(queries.items) > 0 {
-			n.queries = make([]*node, len(queries.items))
+		if len(queries.members) > 0 {
+			n.queries = make([]*node, len(queries.members))
 		}
-		for i := range queries.items {
+		for i := range queries.members {
 			p.path.idx(i)
-			n.queries[i] = p.node(&queries.items[i], depth+1)
+			n.queries[i] = p.node(&queries.members[i].val, depth+1)
 			p.path.pop()
 		}
 		p.path.pop()
@@ -453,7 +476,7 @@ func (p *parser) node(v *jval, depth int) *node {
 	case nodeText:
 		p.only(v, "type", "negate", "mode", "value")
 		n.cond.typ = condText
-		n.cond.mode, _ = p.text(v, "mode", quoted(exactValue))
+		n.cond.mode, _ = p.text(v, "mode", exactValueJSON)
 		value, _ := p.text(v, "value", `""`)
 		n.cond.values = []literal{{litString, value}}
 	case nodeSavedSearch:
@@ -519,14 +542,14 @@ func (p *parser) list(v *jval, key string) ([]literal, bool) {
 		p.report(m.at, CodeTypeMismatch, json.RawMessage("["+p.raw(m)+"]"), "%q must be a list, not %s", key, describe(m))
 		return nil, false
 	}
-	if len(m.items) > MaxList {
-		p.report(m.at, CodeTooLarge, nil, "the list has %d values; keep it to %d", len(m.items), MaxList)
+	if len(m.members) > MaxList {
+		p.report(m.at, CodeTooLarge, nil, "the list has %d values; keep it to %d", len(m.members), MaxList)
 		return nil, false
 	}
-	values, ok := make([]literal, 0, len(m.items)), true
-	for i := range m.items {
+	values, ok := make([]literal, 0, len(m.members)), true
+	for i := range m.members {
 		p.path.idx(i)
-		l, good := p.literal(&m.items[i])
+		l, good := p.literal(&m.members[i].val)
 		p.path.pop()
 		values = append(values, l)
 		ok = ok && good
@@ -539,12 +562,12 @@ func (p *parser) condition(v *jval) (c condition) {
 	if !p.object(v, "a condition") {
 		return c
 	}
-	typ, ok := condType(p.typeOf(v, condNames[:], CodeUnknownCondition, "condition")), true //nolint:gosec // an index
+	typ, ok := condType(p.typeOf(v, condNames[:], CodeUnknownCondition, "condition", `"exists"`)), true //nolint:gosec // an index
 	switch typ {
 	case condText:
 		p.only(v, "type", "mode", "value")
 		value := ""
-		c.mode, ok = p.text(v, "mode", quoted(exactValue))
+		c.mode, ok = p.text(v, "mode", exactValueJSON)
 		if ok {
 			ok = p.textMode(v, c.mode)
 		}
@@ -600,7 +623,7 @@ func (p *parser) textMode(v *jval, mode string) bool {
 			return true
 		}
 	}
-	p.report(v.at, CodeTextMode, p.edit(v, "mode", quoted(exactValue)), "there is no text mode %q; a trigger can use %q only", mode, exactValue)
+	p.report(v.at, CodeTextMode, p.edit(v, "mode", exactValueJSON), "there is no text mode %q; a trigger can use %q only", mode, exactValue)
 	return false
 }
 

@@ -64,20 +64,25 @@ func appendProgram(dst []byte, e *expr, slot func(fieldSpec) uint32) []byte {
 	if e.negate {
 		op |= opNegate
 	}
-	var body []byte
+	dst = append(dst, op)
 	switch e.op {
 	case opFalse, opTrue:
+		return append(dst, 0)
 	case opAnd, opOr:
+		// The length goes before the rest: make room for it once it is known.
+		start := len(dst)
 		for i := range e.kids {
-			body = appendProgram(body, &e.kids[i], slot)
+			dst = appendProgram(dst, &e.kids[i], slot)
 		}
-	default:
-		body = binary.AppendUvarint(nil, uint64(slot(e.spec)))
-		body = append(body, e.payload...)
+		var length [binary.MaxVarintLen64]byte
+		n := binary.PutUvarint(length[:], uint64(len(dst)-start))
+		return slices.Insert(dst, start, length[:n]...)
 	}
-	dst = append(dst, op)
-	dst = binary.AppendUvarint(dst, uint64(len(body)))
-	return append(dst, body...)
+	var head [binary.MaxVarintLen64]byte
+	n := binary.PutUvarint(head[:], uint64(slot(e.spec)))
+	dst = binary.AppendUvarint(dst, uint64(n+len(e.payload)))
+	dst = append(dst, head[:n]...)
+	return append(dst, e.payload...)
 }
 
 // programSlots visits the slot of every condition, once for each.
@@ -101,8 +106,8 @@ func programSlots(code string, visit func(uint32)) {
 // of offsets for a binary search.
 const shortList = 8
 
+// appendList writes a list; it sorts values in place.
 func appendList(dst []byte, values []string) []byte {
-	values = slices.Clone(values)
 	sort.Strings(values)
 	values = slices.Compact(values)
 	dst = binary.AppendUvarint(dst, uint64(len(values)))

@@ -71,6 +71,10 @@ type Set struct {
 	recovered []Recovered
 
 	m matcher
+
+	parser parser // of Put, used again
+	path   path   // of the compiler, used again
+	code   []byte // being laid out
 }
 
 // objectType is what the triggers of one object type share, whatever their organization.
@@ -256,7 +260,7 @@ func (s *Set) location(loc *time.Location) (uint16, error) {
 // kept as broken: it matches nothing, and is tried again by SetSchema.
 func (s *Set) Put(def Definition) error {
 	s.Remove(def.ID)
-	root, problems := parse(def.Query)
+	root, problems := s.parser.parse(def.Query)
 	name := def.ObjectType
 	if name == "" {
 		name = (&Query{root: root}).ObjectType()
@@ -280,24 +284,26 @@ func (s *Set) Put(def Definition) error {
 // add compiles a trigger and adds it to its group.
 func (s *Set) add(b *brokenTrigger, root *node, problems []Problem) error {
 	t := s.types[b.ObjectType]
-	c := compiler{objectType: b.ObjectType, loc: s.locations[b.location], problems: problems}
+	c := compiler{objectType: b.ObjectType, loc: s.locations[b.location], problems: problems, path: s.path[:0]}
 	if t != nil {
 		c.schema = t.schema
 	}
 	e := c.compile(root)
+	s.path = c.path
 	if err := newValidationError(c.problems); err != nil {
 		return err
 	}
 
 	g := s.group(t, b.Organization)
 	var mask uint64
-	code := appendProgram(make([]byte, 0, 256), &e, func(f fieldSpec) uint32 {
+	code := appendProgram(s.code[:0], &e, func(f fieldSpec) uint32 {
 		slot := g.slot(t.field(f))
 		mask |= 1 << (slot & 63)
 		return slot
 	})
 	programEnd := uint32(len(code)) //nolint:gosec // a query is at most MaxBytes
 	code = appendSource(code, root, &s.names)
+	s.code = code
 	added := entry{id: b.TriggerID, version: b.Version, mask: mask, code: string(code), source: programEnd, location: b.location}
 	s.byID[b.TriggerID] = place{g.index, uint32(len(g.triggers))} //nolint:gosec // fewer than 2^32 triggers
 	g.triggers = append(g.triggers, added)
