@@ -139,8 +139,8 @@ type Status struct {
 	Flushed  change.EndLSN // confirmed to the server
 
 	// Waiting is the number of whole commits that have arrived and are not yet
-	// taken up; Busy says that a batch is being applied. When neither, Received
-	// beyond Applied is log that holds nothing for us.
+	// taken up; Busy says that Apply is running. When neither, Received beyond
+	// Applied is log that holds nothing for us.
 	Waiting int
 	Busy    bool
 
@@ -161,6 +161,7 @@ type Feed struct {
 
 	mu     sync.Mutex
 	status Status
+	live   *session // while streaming
 }
 
 var slotName = regexp.MustCompile(`^[a-z0-9_]{1,63}$`)
@@ -208,7 +209,26 @@ func setDefault[T int | time.Duration](v *T, def T) {
 func (f *Feed) Status() Status {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	f.look()
 	return f.status
+}
+
+// look brings what the session knows up to date.
+func (f *Feed) look() {
+	if s := f.live; s != nil {
+		s.mu.Lock()
+		f.status.Received = change.LSN(s.tracker.Received())
+		s.mu.Unlock()
+		f.status.Waiting = s.queue.length()
+	}
+}
+
+// watch says whose positions Status gives; nil keeps the last ones.
+func (f *Feed) watch(s *session) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.look()
+	f.live = s
 }
 
 // Run feeds until ctx ends, and then returns nil after it has applied what had

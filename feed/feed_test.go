@@ -100,6 +100,7 @@ type objects struct {
 	known   map[string]*change.Object
 	asked   []string
 	reloads int
+	reload  func()                    // called by Reload
 	pending map[string]*change.Object // becomes known at the next Reload
 }
 
@@ -114,6 +115,9 @@ func (o *objects) Reload(context.Context) error {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.reloads++
+	if o.reload != nil {
+		o.reload()
+	}
 	for name, obj := range o.pending {
 		o.known[name] = obj
 	}
@@ -126,7 +130,7 @@ type recorder struct {
 	w      *world
 	pool   *pgxpool.Pool
 	store  *feed.Checkpoints
-	before func(commits []*change.Commit) error // may block or fail
+	before func(commits []*change.Commit) error // may block or fail; not for mere checkpoints
 	after  func() error                         // runs when the transaction is committed
 }
 
@@ -134,7 +138,7 @@ func (r *recorder) Apply(ctx context.Context, commits []*change.Commit, position
 	r.w.mu.Lock()
 	r.w.calls++
 	r.w.mu.Unlock()
-	if r.before != nil {
+	if r.before != nil && len(commits) > 0 {
 		if err := r.before(commits); err != nil {
 			return err
 		}
@@ -452,7 +456,9 @@ ALTER PUBLICATION ` + pgx.Identifier{publication}.Sanitize() + ` ADD TABLE swap`
 func TestMessages(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
-	w.start().state(feed.StateStreaming)
+	w.start(func(_ *feed.Config, r *recorder) {
+		r.before = func([]*change.Commit) error { time.Sleep(20 * time.Millisecond); return nil }
+	}).state(feed.StateStreaming)
 	w.tx(`SELECT pg_logical_emit_message(true, 'pgautomate.cause', '{"depth":1}')`, `INSERT INTO lead VALUES (1, 'A', 'x')`,
 		`SELECT pg_logical_emit_message(true, 'someone.else', 'x')`)
 	w.exec(`SELECT pg_logical_emit_message(false, 'pgautomate.cause', 'not transactional')`)
@@ -464,6 +470,11 @@ func TestMessages(t *testing.T) {
 	w.objects.mu.Lock()
 	reloads := w.objects.reloads
 	w.objects.pending = map[string]*change.Object{"public.unwatched": {Type: "now_watched", ID: "id"}}
+	w.objects.reload = func() {
+		if n := one[int](w, `SELECT count(*) FROM recorded WHERE line LIKE 'message pgautomate.registry%'`); n != 1 {
+			t.Errorf("reloaded before the commit was applied")
+		}
+	}
 	w.objects.mu.Unlock()
 	w.exec(`INSERT INTO unwatched VALUES (1)`)
 	w.tx(`INSERT INTO unwatched VALUES (2)`, `SELECT pg_logical_emit_message(true, 'pgautomate.registry', '')`)
@@ -557,12 +568,15 @@ func TestLargeTransaction(t *testing.T) {
 	w.mu.Unlock()
 	release := make(chan struct{})
 	r.stop()
-	w.start(func(_ *feed.Config, r *recorder) {
+	r = w.start(func(_ *feed.Config, r *recorder) {
 		r.before = func([]*change.Commit) error { <-release; return nil }
 	}).state(feed.StateStreaming)
-	for i := range 300 {
-		w.exec(`UPDATE lead SET v = $1 WHERE id = 1`, fmt.Sprint("v", i))
+	w.exec(`UPDATE lead SET v = 'v' WHERE id = 1`)
+	w.until("the first batch", func() bool { return r.feed.Status().Busy })
+	for i := range 299 {
+		w.exec(`UPDATE lead SET v = $1 WHERE id = 1`, fmt.Sprint("v", i+1))
 	}
+	w.until("the second batch", func() bool { return r.feed.Status().Waiting == 299 })
 	close(release)
 	if lines := w.lines(); len(lines) != 300 || !strings.HasSuffix(lines[299], "v=v299 doc=d") {
 		t.Errorf("%d lines", len(lines))
@@ -703,8 +717,7 @@ func TestStopDrains(t *testing.T) {
 	w.exec(`INSERT INTO lead VALUES (1, 'A', 'x')`)
 	<-entered
 	w.exec(`INSERT INTO lead VALUES (2, 'A', 'x')`)
-	r.w.until("the second commit", func() bool { return r.feed.Status().Waiting == 1 || r.feed.Status().Received > change.LSN(r.feed.Status().Applied) })
-	time.Sleep(50 * time.Millisecond)
+	w.until("the second commit", func() bool { return r.feed.Status().Waiting == 1 })
 	r.cancel()
 	close(release)
 	r.stop()
@@ -713,6 +726,69 @@ func TestStopDrains(t *testing.T) {
 	}
 	if !one[bool](w, `SELECT s.confirmed_flush_lsn = c.position AND NOT s.active FROM pg_replication_slots s JOIN pgautomate.feed_checkpoints c USING (slot_name) WHERE slot_name = $1`, w.slot) {
 		t.Error("not confirmed at the end")
+	}
+}
+
+// TestStopDoesNotWaitForEver: an applier that hangs is given up; its commit comes
+// again.
+func TestStopDoesNotWaitForEver(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	r := w.start(func(c *feed.Config, _ *recorder) { c.DrainTimeout = 50 * time.Millisecond }).state(feed.StateStreaming)
+	tx, err := w.db.Pool.Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := tx.Exec(t.Context(), `LOCK recorded`); err != nil {
+		t.Fatal(err)
+	}
+	w.exec(`INSERT INTO lead VALUES (1, 'A', 'x')`)
+	w.until("the applier", func() bool { return r.feed.Status().Busy })
+	r.stop()
+	if r.err != nil {
+		t.Errorf("asked to stop, and ended with %v", r.err)
+	}
+	if err := tx.Rollback(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	w.start()
+	w.want("lead 1: - -> id=1 org=A v=x")
+}
+
+// TestCheckpointInAnotherDatabase: the checkpoint lives with the effects.
+func TestCheckpointInAnotherDatabase(t *testing.T) {
+	t.Parallel()
+	w, queue := newWorld(t), dbtest.New(t)
+	if _, err := queue.Pool.Exec(t.Context(), `CREATE TABLE recorded (seq bigserial PRIMARY KEY, commit_lsn pg_lsn, line text)`); err != nil {
+		t.Fatal(err)
+	}
+	inits := 0
+	elsewhere := func(c *feed.Config, r *recorder) {
+		c.Store = feed.NewCheckpoints(queue.Pool, w.slot)
+		r.store, r.pool = c.Store, queue.Pool
+		c.Init = func(ctx context.Context, tx pgx.Tx) error {
+			inits++
+			_, err := tx.Exec(ctx, `SELECT * FROM lead`)
+			return err
+		}
+	}
+	r := w.start(elsewhere).state(feed.StateStreaming)
+	w.exec(`INSERT INTO lead VALUES (1, 'A', 'x')`)
+	w.until("the first", func() bool { return r.feed.Status().Commits == 1 })
+	r.stop()
+	w.exec(`INSERT INTO lead VALUES (2, 'A', 'x')`)
+	r = w.start(elsewhere)
+	w.until("the second", func() bool { return r.feed.Status().Commits == 1 })
+	rows, err := queue.Pool.Query(t.Context(), `SELECT line FROM recorded ORDER BY seq`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	lines, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	if diff := cmp.Diff([]string{"lead 1: - -> id=1 org=A v=x", "lead 2: - -> id=2 org=A v=x"}, lines); diff != "" || err != nil {
+		t.Errorf("%v, want -, got +:\n%s", err, diff)
+	}
+	if inits != 1 || one[int](w, `SELECT count(*) FROM pgautomate.feed_checkpoints`) != 0 {
+		t.Errorf("%d inits", inits)
 	}
 }
 
@@ -752,7 +828,10 @@ func TestFence(t *testing.T) {
 func TestIdleDatabaseAdvances(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
-	r := w.start(func(c *feed.Config, _ *recorder) { c.IdleInterval = 50 * time.Millisecond; c.StatusInterval = 50 * time.Millisecond }).state(feed.StateStreaming)
+	r := w.start(func(c *feed.Config, _ *recorder) {
+		c.IdleInterval = 50 * time.Millisecond
+		c.StatusInterval = 50 * time.Millisecond
+	}).state(feed.StateStreaming)
 	w.exec(`INSERT INTO unpublished SELECT repeat(md5(i::text), 30) FROM generate_series(1, 5000) i`)
 	target := one[string](w, `SELECT pg_current_wal_flush_lsn()::text`)
 	w.until("the slot's position", func() bool {

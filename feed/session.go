@@ -129,8 +129,9 @@ func (f *Feed) session(ctx context.Context) (progressed bool, err error) {
 	f.setState(StateStreaming, nil)
 	f.update(func(st *Status) {
 		st.Applied = cp.Position
-		st.Received = max(st.Received, change.LSN(cp.Position))
 	})
+	f.watch(s)
+	defer f.watch(nil)
 	f.log.Info("feed streams", "from", cp.Position)
 	err = s.run(ctx)
 	return s.progress.Load() || time.Since(s.began) > f.cfg.MaxBackoff, err
@@ -235,7 +236,7 @@ func (s *session) apply(ctx context.Context) {
 		if len(commits) > 0 {
 			idle = commits[len(commits)-1].End
 		}
-		s.f.update(func(st *Status) { st.Waiting, st.Busy = 0, true })
+		s.f.update(func(st *Status) { st.Busy = true })
 		if err := s.applyBatch(ctx, commits, idle); err != nil {
 			s.applyErr = err
 			return
@@ -391,10 +392,7 @@ func (s *session) sendStatus() error {
 		return fmt.Errorf("send status to the server: %w", err)
 	}
 	s.lastSent.Store(time.Now().UnixNano())
-	waiting := s.queue.length()
-	s.f.update(func(st *Status) {
-		st.Received, st.Flushed, st.Waiting = change.LSN(received), confirmed, waiting
-	})
+	s.f.update(func(st *Status) { st.Flushed = confirmed })
 	return nil
 }
 
@@ -440,17 +438,13 @@ func (s *session) copyData(ctx context.Context, data []byte) error {
 		position := change.EndLSN(binary.BigEndian.Uint64(data[1:]))
 		s.mu.Lock()
 		s.tracker.Keepalive(position)
-		received := s.tracker.Received()
 		// An error is over when things go well again, and for longer than the
 		// pause between attempts: the commit that failed may just be on its way.
 		well := !s.tracker.Unapplied() && time.Since(s.began) > s.f.cfg.MaxBackoff
 		s.mu.Unlock()
-		s.f.update(func(st *Status) {
-			st.Received = change.LSN(received)
-			if well {
-				st.LastError, st.LastErrorAt = nil, time.Time{}
-			}
-		})
+		if well {
+			s.f.update(func(st *Status) { st.LastError, st.LastErrorAt = nil, time.Time{} })
+		}
 		asked := data[17] != 0
 		if asked {
 			if err := s.sendStatus(); err != nil {
