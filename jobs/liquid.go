@@ -252,7 +252,7 @@ func parseTemplate(source string) (t *compiled, err error) {
 	}()
 	node, perr := engine.Compile(source, newLocation())
 	if perr != nil {
-		return nil, errors.New(oneLine(perr.Error()))
+		return nil, liquidError(perr)
 	}
 	t = &compiled{root: node, single: -1}
 	seq, ok := node.(*render.SeqNode)
@@ -351,7 +351,11 @@ func (t *compiled) rewriteBlock(n *render.BlockNode, sourceSize int) (int, error
 		return 0, err
 	}
 	if loop {
-		t.loops = append(t.loops, size+len(`<tr class="row"><td class="col"></td></tr>`))
+		round := size
+		if n.Name == "tablerow" {
+			round += len(`<tr class="row99999"><td class="col99999"></td></tr>`)
+		}
+		t.loops = append(t.loops, round)
 		tick, err := ownTag(tickTag, len(t.loops)-1, n.Source, n.SourceLoc.LineNo)
 		if err != nil {
 			return 0, err
@@ -500,7 +504,7 @@ func (r *run) render(cfg *render.Config, t *compiled, vars *Vars, asHTML, typed 
 	}
 	var buf bytes.Buffer
 	if rerr := render.Render(t.root, &buf, bindings, *cfg); rerr != nil {
-		return nil, errors.New(oneLine(rerr.Error()))
+		return nil, liquidError(rerr)
 	}
 	return buf.String(), nil
 }
@@ -537,7 +541,7 @@ func liquidValue(v any) any {
 		}
 		return l
 	case float64, float32, int64, int32, int16, int8, uint, uint64, uint32, uint16, uint8:
-		return exactNumber(fmt.Sprint(json.Number(mustJSON(v))))
+		return exactNumber(mustJSON(v))
 	}
 	if rv := reflect.ValueOf(v); rv.Kind() == reflect.Pointer && rv.IsNil() {
 		return nil
@@ -699,6 +703,15 @@ func (c *templateCache) put(source string, t *compiled) {
 		delete(c.entries, old.source)
 		c.bytes -= len(old.source) + templateOverhead
 	}
+}
+
+// liquidError says the library's errors shortly and on one line.
+func liquidError(err render.Error) error {
+	var filter expressions.FilterError
+	if errors.As(err.Cause(), &filter) {
+		return fmt.Errorf("line %d: filter %s: %s", err.LineNumber(), filter.FilterName, oneLine(filter.Err.Error()))
+	}
+	return errors.New(strings.TrimPrefix(strings.Replace(strings.Replace(oneLine(err.Error()), "Liquid error (line ", "line ", 1), "): ", ": ", 1), "Liquid error: "))
 }
 
 func oneLine(s string) string { return strings.Join(strings.Fields(s), " ") }
