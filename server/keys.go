@@ -216,7 +216,7 @@ func (s *Server) registerKeys() {
 		}, func(r *dbq.ApiListKeysRow) string { return strconv.FormatInt(r.ID, 10) }), nil
 	})
 
-	type createInput struct {
+	type newKeyRequest struct {
 		OrgParam
 		Body struct {
 			Name           string `json:"name" maxLength:"200" required:"false" doc:"To know it by."`
@@ -227,7 +227,7 @@ func (s *Server) registerKeys() {
 	route(s, huma.Operation{
 		OperationID: "create-key", Method: http.MethodPost, Path: "/v1/keys", Tags: tags, DefaultStatus: http.StatusCreated,
 		Summary: "Make an API key", Description: "The key is in the answer, this once.",
-	}, func(ctx context.Context, in *createInput) (*Single[NewAPIKey], error) {
+	}, func(ctx context.Context, in *newKeyRequest) (*Single[NewAPIKey], error) {
 		var org *string
 		if in.Body.Operator {
 			if err := operatorOnly(ctx); err != nil {

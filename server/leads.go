@@ -69,7 +69,7 @@ func showEntry(r *dbq.ApiTimelineRow) TimelineEntry {
 }
 
 func (s *Server) registerLeads() {
-	type enterInput struct {
+	type enterLeads struct {
 		OrgParam
 		ID   string `path:"id"`
 		Body struct {
@@ -82,7 +82,7 @@ func (s *Server) registerLeads() {
 		Summary: "Put leads into a pipeline", Description: "The same as an INSERT into pgautomate.lead_stages, all leads in one transaction. " +
 			"A lead in another stage of the pipeline is moved.",
 		MaxBodyBytes: maxLeadsBody + 1,
-	}, func(ctx context.Context, in *enterInput) (*Single[Entered], error) {
+	}, func(ctx context.Context, in *enterLeads) (*Single[Entered], error) {
 		row, err := s.pipeline(ctx, &in.OrgParam, in.ID)
 		if err != nil {
 			return nil, err

@@ -67,7 +67,7 @@ type pipelineChange struct {
 func (s *Server) registerPipelines() {
 	tags := []string{"pipelines"}
 
-	type createInput struct {
+	type createPipeline struct {
 		OrgParam
 		Body struct {
 			OrganizationID string          `json:"organization_id,omitempty" maxLength:"500" doc:"For an operator's key."`
@@ -82,7 +82,7 @@ func (s *Server) registerPipelines() {
 	route(s, huma.Operation{
 		OperationID: "create-pipeline", Method: http.MethodPost, Path: "/v1/pipelines", Tags: tags,
 		DefaultStatus: http.StatusCreated, Summary: "Make a pipeline",
-	}, func(ctx context.Context, in *createInput) (*Single[Pipeline], error) {
+	}, func(ctx context.Context, in *createPipeline) (*Single[Pipeline], error) {
 		org, err := writer(ctx, &in.OrgParam, in.Body.OrganizationID)
 		if err != nil {
 			return nil, err
@@ -159,7 +159,7 @@ func (s *Server) registerPipelines() {
 		return single(out), nil
 	})
 
-	type putInput struct {
+	type replacePipeline struct {
 		OrgParam
 		ID   string `path:"id"`
 		Body struct {
@@ -176,7 +176,7 @@ func (s *Server) registerPipelines() {
 		OperationID: "replace-pipeline", Method: http.MethodPut, Path: "/v1/pipelines/{id}", Tags: tags, Summary: "Replace a pipeline",
 		Description: "A new version. Stages of the same name (or the given id) stay the same stages; a stage that leads are in can't go. " +
 			"Leads keep the actions of the stage they are in; the next stage is the newest version's.",
-	}, func(ctx context.Context, in *putInput) (*Single[Pipeline], error) {
+	}, func(ctx context.Context, in *replacePipeline) (*Single[Pipeline], error) {
 		row, err := s.pipeline(ctx, &in.OrgParam, in.ID)
 		if err != nil {
 			return nil, err
@@ -194,7 +194,7 @@ func (s *Server) registerPipelines() {
 		return s.changePipeline(ctx, row, pipelineChange{&b.Name, &b.Status, &b.Reenrolment, b.Goal, b.Stages})
 	})
 
-	type patchInput struct {
+	type updatePipeline struct {
 		OrgParam
 		ID   string `path:"id"`
 		Body struct {
@@ -208,7 +208,7 @@ func (s *Server) registerPipelines() {
 	route(s, huma.Operation{
 		OperationID: "update-pipeline", Method: http.MethodPatch, Path: "/v1/pipelines/{id}", Tags: tags, Summary: "Change a pipeline",
 		Description: "What is left out stays. With stages it is a new version, as with PUT.",
-	}, func(ctx context.Context, in *patchInput) (*Single[Pipeline], error) {
+	}, func(ctx context.Context, in *updatePipeline) (*Single[Pipeline], error) {
 		row, err := s.pipeline(ctx, &in.OrgParam, in.ID)
 		if err != nil {
 			return nil, err

@@ -50,7 +50,7 @@ func (s *Server) registerThrottles() {
 			func(r *dbq.ApiListThrottlesRow) string { return r.OrganizationID + "\n" + r.ActionType }), nil
 	})
 
-	type putInput struct {
+	type putThrottle struct {
 		OrgParam
 		Body struct {
 			OrganizationID string `json:"organization_id,omitempty" maxLength:"500" doc:"For an operator's key; * is any organization."`
@@ -63,7 +63,7 @@ func (s *Server) registerThrottles() {
 	route(s, huma.Operation{
 		OperationID: "put-throttle", Method: http.MethodPut, Path: "/v1/throttles", Tags: tags, Summary: "Set a throttle",
 		Description: "Takes effect within 10 s.",
-	}, func(ctx context.Context, in *putInput) (*Single[Throttle], error) {
+	}, func(ctx context.Context, in *putThrottle) (*Single[Throttle], error) {
 		b := &in.Body
 		org, err := writer(ctx, &in.OrgParam, b.OrganizationID)
 		if err != nil {

@@ -70,7 +70,7 @@ func showFiring(f *dbq.ApiListFiringsRow) Firing {
 func (s *Server) registerTriggers() {
 	tags := []string{"triggers"}
 
-	type createInput struct {
+	type createTrigger struct {
 		OrgParam
 		Body struct {
 			OrganizationID string          `json:"organization_id,omitempty" maxLength:"500" doc:"For an operator's key."`
@@ -85,7 +85,7 @@ func (s *Server) registerTriggers() {
 	route(s, huma.Operation{
 		OperationID: "create-trigger", Method: http.MethodPost, Path: "/v1/triggers", Tags: tags, DefaultStatus: http.StatusCreated,
 		Summary: "Make a trigger", Description: "It sees exactly the commits after its own.",
-	}, func(ctx context.Context, in *createInput) (*Single[Trigger], error) {
+	}, func(ctx context.Context, in *createTrigger) (*Single[Trigger], error) {
 		org, err := writer(ctx, &in.OrgParam, in.Body.OrganizationID)
 		if err != nil {
 			return nil, err
@@ -154,7 +154,7 @@ func (s *Server) registerTriggers() {
 		return single(showTrigger(row)), nil
 	})
 
-	type patchInput struct {
+	type updateTrigger struct {
 		OrgParam
 		ID   string `path:"id"`
 		Body struct {
@@ -169,7 +169,7 @@ func (s *Server) registerTriggers() {
 	route(s, huma.Operation{
 		OperationID: "update-trigger", Method: http.MethodPatch, Path: "/v1/triggers/{id}", Tags: tags, Summary: "Change a trigger",
 		Description: "What is left out stays. Changing or resuming a trigger never fires for the past.",
-	}, func(ctx context.Context, in *patchInput) (*Single[Trigger], error) {
+	}, func(ctx context.Context, in *updateTrigger) (*Single[Trigger], error) {
 		row, err := s.trigger(ctx, &in.OrgParam, in.ID)
 		if err != nil {
 			return nil, err
@@ -226,7 +226,7 @@ func (s *Server) registerTriggers() {
 		return &Empty{}, nil
 	})
 
-	type validateInput struct {
+	type validateTrigger struct {
 		OrgParam
 		Body struct {
 			ObjectType string          `json:"object_type" minLength:"1" maxLength:"200"`
@@ -239,7 +239,7 @@ func (s *Server) registerTriggers() {
 	route(s, huma.Operation{
 		OperationID: "validate-trigger", Method: http.MethodPost, Path: "/v1/triggers/validate", Tags: tags,
 		Summary: "Check a query", Description: "200, or the 422 that saving it would give.",
-	}, func(ctx context.Context, in *validateInput) (*Single[validity], error) {
+	}, func(ctx context.Context, in *validateTrigger) (*Single[validity], error) {
 		org, err := scope(ctx, &in.OrgParam)
 		if err != nil {
 			return nil, err
