@@ -2,6 +2,7 @@ package trigger
 
 import (
 	"encoding/json"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -430,5 +431,48 @@ func TestMatchDoesNotAllocate(t *testing.T) {
 		}
 	}); n != 0 {
 		t.Errorf("%v allocations", n)
+	}
+}
+
+// A panic while a value is read is the value's fault: it matches nothing, and
+// the triggers that ask for it stay.
+func TestPanicInAValue(t *testing.T) {
+	t.Parallel()
+	s := newLeadSet(t, qs, q("lead", fc("source", term("web"))), q("lead", not(statusC)))
+	lead := s.types["lead"]
+	lead.fields[lead.fieldID[fieldSpec{specColumn, "status_id"}]].col = 99
+	f, n := match(t, s, leadChange(nil, cols{"status_id": "C", "source": "web"}))
+	if len(f) != 2 || f[0].TriggerID != 2 || f[1].TriggerID != 3 || n.Poisoned != 0 || n.TypeMismatch != 2 || n.Candidates != 3 || s.Len() != 3 {
+		t.Errorf("%v %+v", f, n)
+	}
+	if f, _, err := s.Match(nil, leadChange(status("Q"), status("C"))); err == nil || len(f) != 0 || s.Len() != 3 {
+		t.Errorf("%v %v", f, err)
+	}
+}
+
+// More fields than the mask has bits.
+func TestManyFields(t *testing.T) {
+	t.Parallel()
+	const n = 200
+	var queries []string
+	for i := range n {
+		queries = append(queries, q("lead", fc("cf_"+strconv.Itoa(i), term("gold"))))
+	}
+	s := newLeadSet(t, queries...)
+	for i := range n {
+		f, _ := match(t, s, leadChange(cols{"custom": `{"cf_7": "gold"}`}, cols{"custom": `{"cf_7": "gold", "cf_` + strconv.Itoa(i) + `": "gold"}`}))
+		if len(f) != 1 && i != 7 || len(f) == 1 && f[0].TriggerID != int64(i+1) {
+			t.Errorf("cf_%d: %v", i, f)
+		}
+		s.Remove(int64(i + 1))
+		if i == 6 || i == 7 {
+			continue
+		}
+		if f, _ := match(t, s, leadChange(cols{}, cols{"custom": `{"cf_` + strconv.Itoa(i) + `": "gold"}`})); len(f) != 0 {
+			t.Errorf("cf_%d removed: %v", i, f)
+		}
+	}
+	if s.Len() != 0 || len(s.types["lead"].groups) != 0 {
+		t.Errorf("%d triggers, %d groups left", s.Len(), len(s.types["lead"].groups))
 	}
 }
