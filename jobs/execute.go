@@ -219,3 +219,12 @@ func toJSON(v any) json.RawMessage {
 	}
 	return raw
 }
+
+// DecodeObject reads a JSON object as templates see it: numbers exact.
+func DecodeObject(raw json.RawMessage) (map[string]any, error) {
+	var m map[string]any
+	if err := decodeJSON(raw, &m); err != nil {
+		return nil, fmt.Errorf("a document: %w", err)
+	}
+	return m, nil
+}

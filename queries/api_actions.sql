@@ -47,12 +47,15 @@ SELECT r.entries FROM pgautomate.lead_stage_actions a
    FOR UPDATE OF r;
 
 -- name: ApiLockActionForRetry :one
--- By lead_stage_actions_pkey, lead_stages_pkey and lead_stages_one_active_idx.
+-- By lead_stage_actions_pkey, lead_stages_pkey, lead_stages_one_active_idx and
+-- lead_stage_actions_stage_idx.
 SELECT a.status::text AS status, a.lead_stage_id, a.sequence_number,
        coalesce(s.status, '')::text AS stage_status, coalesce(s.reason, '')::text AS stage_reason,
        coalesce(p.name, '')::text AS pipeline,
        EXISTS (SELECT FROM pgautomate.lead_stages o WHERE o.organization_id = s.organization_id AND o.lead_id = s.lead_id
-                  AND o.pipeline_id = s.pipeline_id AND o.status = 'active' AND o.id <> s.id)::boolean AS another_active
+                  AND o.pipeline_id = s.pipeline_id AND o.status = 'active' AND o.id <> s.id)::boolean AS another_active,
+       EXISTS (SELECT FROM pgautomate.lead_stage_actions l WHERE l.lead_stage_id = a.lead_stage_id
+                  AND l.sequence_number > a.sequence_number AND l.status = 'failed')::boolean AS later_failed
   FROM pgautomate.lead_stage_actions a
   LEFT JOIN pgautomate.lead_stages s ON s.id = a.lead_stage_id
   LEFT JOIN pgautomate.pipelines p ON p.id = s.pipeline_id
@@ -67,7 +70,7 @@ UPDATE pgautomate.lead_stages SET status = 'active', reason = NULL, finished_at 
 -- By lead_stage_actions_stage_idx. The actions that were canceled only because the
 -- stage failed before them.
 UPDATE pgautomate.lead_stage_actions
-   SET status = 'pending', reason = NULL, perform_at = NULL, queued_at = NULL, finished_at = NULL
+   SET status = 'pending', reason = NULL, perform_at = NULL, queued_at = NULL, finished_at = NULL, timer = false
  WHERE lead_stage_id = @lead_stage_id AND sequence_number > @sequence_number
    AND status = 'canceled' AND reason IS DISTINCT FROM 'canceled_by_app';
 
@@ -77,7 +80,8 @@ UPDATE pgautomate.lead_stage_actions
 UPDATE pgautomate.lead_stage_actions
    SET status = 'pending', reason = NULL, error = NULL, result = NULL, attempt = 0,
        perform_at = CASE WHEN lead_stage_id IS NULL THEN now() END,
-       queued_at = NULL, started_at = NULL, finished_at = NULL, worker_id = NULL, waiting_since = NULL
+       queued_at = NULL, started_at = NULL, finished_at = NULL, worker_id = NULL, waiting_since = NULL,
+       timer = false
  WHERE id = @id;
 
 -- name: ApiAdvanceStage :exec

@@ -12,11 +12,16 @@ RETURNING *;
 SELECT * FROM pgautomate.pipelines
  WHERE id = @id AND (organization_id = sqlc.narg(organization_id) OR sqlc.narg(organization_id) IS NULL);
 
+-- name: ApiBoundWaits :exec
+-- An app may hold a lead or a stage in a transaction that it leaves open: a
+-- request gives up then, so that it does not hold a connection for long.
+SELECT set_config('lock_timeout', '10s', true);
+
 -- name: ApiLockPipeline :one
--- By pipelines_pkey.
+-- By pipelines_pkey. Entries of leads go on meanwhile.
 SELECT * FROM pgautomate.pipelines
  WHERE id = @id AND (organization_id = sqlc.narg(organization_id) OR sqlc.narg(organization_id) IS NULL)
-   FOR UPDATE;
+   FOR NO KEY UPDATE;
 
 -- name: ApiUpdatePipeline :one
 UPDATE pgautomate.pipelines
@@ -42,11 +47,11 @@ SELECT * FROM pgautomate.pipeline_stages
  WHERE pipeline_id = ANY (@pipeline_ids::bigint[])
  ORDER BY pipeline_id, position, id;
 
--- name: ApiLockStages :many
--- By pipeline_stages_pipeline_id_name_key. Waits for entries under way into these
--- stages, and holds off new ones.
-SELECT * FROM pgautomate.pipeline_stages
- WHERE pipeline_id = @pipeline_id
+-- name: ApiCloseStagesToEntries :exec
+-- By pipeline_stages_pkey. Waits for entries under way into these stages, and
+-- holds off new ones: what goes must be empty and stay so.
+SELECT id FROM pgautomate.pipeline_stages
+ WHERE id = ANY (@stage_ids::bigint[])
  ORDER BY id
    FOR UPDATE;
 

@@ -3,6 +3,8 @@
 -- Locks: everything here is new, so nothing that exists is locked or rewritten.
 
 -- +goose Up
+CREATE SCHEMA IF NOT EXISTS pgautomate;
+
 CREATE TYPE pgautomate.job_status AS ENUM (
     'pending', 'queued', 'running', 'completed', 'failed', 'delayed', 'canceled', 'merged', 'skipped');
 
@@ -19,11 +21,13 @@ CREATE TABLE pgautomate.object_types (
     id_column           text NOT NULL,
     organization_column text,
     custom_column       text,
+    identity_before     "char" NOT NULL DEFAULT 'd',
     created_at          timestamptz NOT NULL DEFAULT now()
 );
 COMMENT ON TABLE pgautomate.object_types IS 'Watched tables; written by `pgautomate watch` and `unwatch`.';
 COMMENT ON COLUMN pgautomate.object_types.table_name IS 'schema.table, quoted as SQL needs it.';
 COMMENT ON COLUMN pgautomate.object_types.organization_column IS 'NULL: every row belongs to the organization "default".';
+COMMENT ON COLUMN pgautomate.object_types.identity_before IS 'The table''s replica identity before it was watched; unwatch gives it back.';
 COMMENT ON COLUMN pgautomate.object_types.custom_column IS 'The jsonb column that holds custom fields, if there is one.';
 
 CREATE TABLE pgautomate.object_relations (

@@ -24,6 +24,8 @@ CREATE TABLE pgautomate.pipelines (
 COMMENT ON COLUMN pgautomate.pipelines.reenrolment IS
     'never; after_exit (once the run before has ended); always; or an interval since the last entry, e.g. 30 days. Never two runs at once.';
 
+CREATE INDEX pipelines_object_type_idx ON pgautomate.pipelines (object_type);
+
 CREATE TABLE pgautomate.pipeline_stages (
     id          bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     pipeline_id bigint NOT NULL REFERENCES pgautomate.pipelines ON DELETE CASCADE,
@@ -104,24 +106,29 @@ CREATE TABLE pgautomate.lead_stage_actions (
     cause           jsonb,
     depth           integer NOT NULL DEFAULT 0,
     worker_id       bigint,
+    fence           bigint NOT NULL DEFAULT 0,
+    timer           boolean NOT NULL DEFAULT false,
     waiting_since   timestamptz
 ) WITH (fillfactor = 70, autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 5000,
         autovacuum_vacuum_cost_delay = 1, autovacuum_analyze_scale_factor = 0.05);
 -- Due and parked, by organization and type: what a claim reads, from its head.
 CREATE INDEX lead_stage_actions_due_idx ON pgautomate.lead_stage_actions (organization_id, action_type, perform_at, id)
     WHERE status = 'pending' AND perform_at IS NOT NULL;
-CREATE INDEX lead_stage_actions_timer_idx ON pgautomate.lead_stage_actions (organization_id, perform_at, id)
+CREATE INDEX lead_stage_actions_timer_idx ON pgautomate.lead_stage_actions (organization_id, action_type, perform_at, id)
     WHERE status = 'delayed';
-CREATE INDEX lead_stage_actions_in_flight_idx ON pgautomate.lead_stage_actions (action_type, organization_id)
+CREATE INDEX lead_stage_actions_in_flight_idx ON pgautomate.lead_stage_actions (organization_id, action_type, status)
     WHERE status IN ('queued', 'running');
 CREATE INDEX lead_stage_actions_stage_idx ON pgautomate.lead_stage_actions (lead_stage_id, sequence_number)
     WHERE lead_stage_id IS NOT NULL;
+CREATE UNIQUE INDEX lead_stage_actions_firing_idx ON pgautomate.lead_stage_actions (firing_id) WHERE firing_id IS NOT NULL;
 CREATE INDEX lead_stage_actions_lead_idx ON pgautomate.lead_stage_actions (organization_id, lead_id, id);
 CREATE INDEX lead_stage_actions_finished_idx ON pgautomate.lead_stage_actions (finished_at) WHERE finished_at IS NOT NULL;
 COMMENT ON COLUMN pgautomate.lead_stage_actions.perform_at IS 'NULL: waits for the action before it. Else it may start from then on; the engine starts it when its organization''s throttle lets it.';
 COMMENT ON COLUMN pgautomate.lead_stage_actions.attempt IS 'Starts so far.';
 COMMENT ON COLUMN pgautomate.lead_stage_actions.lead_stage_id IS 'NULL: a trigger''s own action, in no pipeline.';
 COMMENT ON COLUMN pgautomate.lead_stage_actions.worker_id IS 'The process that runs it (workers.id); it runs again elsewhere when that process''s heartbeat stops.';
+COMMENT ON COLUMN pgautomate.lead_stage_actions.fence IS 'Counts takings by a worker: a worker that was given up for dead can''t write what a later one did.';
+COMMENT ON COLUMN pgautomate.lead_stage_actions.timer IS 'The action has started and waits for, or goes on after, a timer of its own.';
 COMMENT ON COLUMN pgautomate.lead_stage_actions.waiting_since IS 'Since when a due action waits for its lead''s row to become visible.';
 
 CREATE TABLE pgautomate.workers (
@@ -134,20 +141,25 @@ CREATE TABLE pgautomate.workers (
 ) WITH (fillfactor = 50);
 COMMENT ON COLUMN pgautomate.workers.capacity IS 'Action type -> how many this process runs at once.';
 
--- One row for each organization with something parked or due: when a claim is
--- next worth the while. A claim reads lanes whose time has come, not actions, and
--- its lock on the lane is what keeps two schedulers from spending one token twice.
-CREATE TABLE pgautomate.organization_lanes (
-    organization_id text PRIMARY KEY,
-    next_at         timestamptz NOT NULL
+-- One row for each organization and action type that ever had something to do:
+-- when a claim is next worth the while. A claim reads lanes whose time has come,
+-- not actions, and its lock on the lane is what keeps two schedulers from
+-- spending one token twice.
+CREATE TABLE pgautomate.lanes (
+    organization_id text NOT NULL,
+    action_type     text NOT NULL,
+    next_at         timestamptz NOT NULL,
+    PRIMARY KEY (organization_id, action_type)
 ) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000);
-CREATE INDEX organization_lanes_next_idx ON pgautomate.organization_lanes (next_at, organization_id);
+CREATE INDEX lanes_next_idx ON pgautomate.lanes (action_type, next_at);
+COMMENT ON COLUMN pgautomate.lanes.next_at IS 'When something may next be claimed; the year 9999 when nothing is parked.';
 
 -- Who makes an action due says so here, by an INSERT that waits for nobody: an
 -- app that holds its transaction open never holds a lane.
 CREATE TABLE pgautomate.due_signals (
     id              bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     organization_id text NOT NULL,
+    action_type     text NOT NULL,
     perform_at      timestamptz NOT NULL
 ) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000);
 
@@ -315,10 +327,10 @@ CREATE TRIGGER lead_stages_after_insert AFTER INSERT ON pgautomate.lead_stages
 CREATE FUNCTION pgautomate.lead_stage_actions_after_insert() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pgautomate, pg_temp AS $$
 BEGIN
-    INSERT INTO due_signals (organization_id, perform_at)
-    SELECT organization_id, min(perform_at) FROM added
+    INSERT INTO due_signals (organization_id, action_type, perform_at)
+    SELECT organization_id, action_type, min(perform_at) FROM added
      WHERE status IN ('pending', 'delayed') AND perform_at IS NOT NULL
-     GROUP BY organization_id;
+     GROUP BY organization_id, action_type;
     RETURN NULL;
 END $$;
 -- +goose StatementEnd
@@ -351,7 +363,8 @@ CREATE FUNCTION pgautomate.lead_stage_actions_after_update() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pgautomate, pg_temp AS $$
 BEGIN
     IF NEW.status IN ('pending', 'delayed') AND NEW.perform_at IS NOT NULL THEN
-        INSERT INTO due_signals (organization_id, perform_at) VALUES (NEW.organization_id, NEW.perform_at);
+        INSERT INTO due_signals (organization_id, action_type, perform_at)
+        VALUES (NEW.organization_id, NEW.action_type, NEW.perform_at);
     ELSIF NEW.status = 'canceled' AND NEW.lead_stage_id IS NOT NULL THEN
         PERFORM advance_lead_stages(ARRAY[NEW.lead_stage_id]);
     END IF;
@@ -405,7 +418,7 @@ BEGIN
            FOR UPDATE SKIP LOCKED
     ), due AS (
         UPDATE lead_stage_actions a SET perform_at = at FROM free WHERE a.id = free.id
-        RETURNING a.id, a.organization_id
+        RETURNING a.organization_id, a.action_type
     ), ended AS (
         UPDATE lead_stages s SET status = 'completed', finished_at = at
           FROM next WHERE next.id IS NULL AND s.id = next.lead_stage_id AND s.status = 'active'
@@ -413,8 +426,8 @@ BEGIN
         INSERT INTO advance_later (lead_stage_id)
         SELECT lead_stage_id FROM next WHERE id IS NOT NULL AND id NOT IN (SELECT id FROM free)
     )
-    INSERT INTO due_signals (organization_id, perform_at)
-    SELECT DISTINCT organization_id, at FROM due;
+    INSERT INTO due_signals (organization_id, action_type, perform_at)
+    SELECT DISTINCT organization_id, action_type, at FROM due;
     PERFORM set_config('pgautomate.engine', coalesce(was, ''), true);
 END $$;
 -- +goose StatementEnd
@@ -424,7 +437,7 @@ DROP TABLE pgautomate.advance_later;
 DROP TABLE pgautomate.throttle_starts;
 DROP TABLE pgautomate.throttles;
 DROP TABLE pgautomate.due_signals;
-DROP TABLE pgautomate.organization_lanes;
+DROP TABLE pgautomate.lanes;
 DROP TABLE pgautomate.workers;
 DROP TABLE pgautomate.lead_stage_actions;
 DROP TABLE pgautomate.lead_runs;

@@ -14,7 +14,7 @@ SELECT c.slot_name,
        extract(epoch FROM clock_timestamp() - c.updated_at)::double precision     AS seconds_since_checkpoint,
        c.updated_at
   FROM pgautomate.feed_checkpoints c
-  LEFT JOIN pg_replication_slots s ON s.slot_name = c.slot_name;
+  LEFT JOIN pg_catalog.pg_replication_slots s ON s.slot_name = c.slot_name;
 COMMENT ON VIEW pgautomate.feed_status IS 'The feed: its slot, how far it is, what it keeps from being removed.';
 COMMENT ON COLUMN pgautomate.feed_status.slot_name IS 'The logical replication slot.';
 COMMENT ON COLUMN pgautomate.feed_status.active IS 'Whether a process reads the slot now.';
@@ -27,17 +27,9 @@ COMMENT ON COLUMN pgautomate.feed_status.seconds_since_checkpoint IS 'Seconds si
 COMMENT ON COLUMN pgautomate.feed_status.updated_at IS 'When the checkpoint last moved.';
 
 CREATE VIEW pgautomate.action_queue AS
-WITH RECURSIVE lane AS (
-    SELECT l.organization_id,
-           (SELECT min(a.action_type) FROM pgautomate.lead_stage_actions a
-             WHERE a.organization_id = l.organization_id AND a.status = 'pending' AND a.perform_at IS NOT NULL) AS action_type
-      FROM pgautomate.organization_lanes l
-    UNION ALL
-    SELECT lane.organization_id,
-           (SELECT min(a.action_type) FROM pgautomate.lead_stage_actions a
-             WHERE a.organization_id = lane.organization_id AND a.action_type > lane.action_type
-               AND a.status = 'pending' AND a.perform_at IS NOT NULL)
-      FROM lane WHERE lane.action_type IS NOT NULL
+WITH lane AS (
+    SELECT organization_id, action_type FROM pgautomate.lanes
+    UNION SELECT organization_id, action_type FROM pgautomate.due_signals
 ), waiting AS (
     SELECT lane.organization_id, lane.action_type,
            (SELECT count(*) FROM pgautomate.lead_stage_actions a WHERE a.organization_id = lane.organization_id
@@ -46,7 +38,7 @@ WITH RECURSIVE lane AS (
                AND a.action_type = lane.action_type AND a.status = 'pending' AND a.perform_at > now()) AS parked,
            (SELECT min(a.perform_at) FROM pgautomate.lead_stage_actions a WHERE a.organization_id = lane.organization_id
                AND a.action_type = lane.action_type AND a.status = 'pending' AND a.perform_at IS NOT NULL) AS oldest
-      FROM lane WHERE lane.action_type IS NOT NULL
+      FROM lane
 ), timer AS (
     SELECT organization_id, action_type, count(*) AS parked, min(perform_at) AS oldest
       FROM pgautomate.lead_stage_actions WHERE status = 'delayed' GROUP BY 1, 2
@@ -54,7 +46,7 @@ WITH RECURSIVE lane AS (
     SELECT organization_id, action_type, count(*) FILTER (WHERE status = 'running') AS running, count(*) AS held
       FROM pgautomate.lead_stage_actions WHERE status IN ('queued', 'running') GROUP BY 1, 2
 ), kind AS (
-    SELECT organization_id, action_type FROM waiting
+    SELECT organization_id, action_type FROM waiting WHERE oldest IS NOT NULL
     UNION SELECT organization_id, action_type FROM timer
     UNION SELECT organization_id, action_type FROM flight
 ), known AS (
@@ -127,7 +119,7 @@ SELECT 'error'::text AS severity, format('slot %s', f.slot_name) AS subject,
             ELSE format('the replication slot was invalidated; changes after %s were not seen', f.position) END AS problem,
        'run `pgautomate slot recreate`; the gap is then recorded in feed_gaps'::text AS fix,
        f.updated_at AS since
-  FROM pgautomate.feed_checkpoints f LEFT JOIN pg_replication_slots s ON s.slot_name = f.slot_name
+  FROM pgautomate.feed_checkpoints f LEFT JOIN pg_catalog.pg_replication_slots s ON s.slot_name = f.slot_name
  WHERE f.position IS NOT NULL AND (s.slot_name IS NULL OR s.wal_status = 'lost')
 UNION ALL
 SELECT 'warning', format('slot %s', f.slot_name), 'no process reads the feed',

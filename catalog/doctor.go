@@ -1,0 +1,93 @@
+package catalog
+
+import (
+	"context"
+	"fmt"
+	"slices"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/pgautomate/pgautomate/change"
+	"github.com/pgautomate/pgautomate/db/dbq"
+)
+
+// Problem is something that needs a person, with what to do.
+type Problem struct{ Severity, Subject, Problem, Fix string }
+
+// Doctor checks the server and what is watched, and adds what the view problems
+// knows.
+func Doctor(ctx context.Context, pool *pgxpool.Pool) ([]Problem, error) {
+	var found []Problem
+	q := dbq.New(pool)
+	server, err := q.ServerSettings(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("server settings: %w", err)
+	}
+	if server.WalLevel != "logical" {
+		found = append(found, Problem{"error", "server", "wal_level is " + server.WalLevel + ": the log carries no row changes",
+			"ALTER SYSTEM SET wal_level = 'logical'; then restart the server"})
+	}
+	if server.FreeSlots <= 0 && server.OwnSlots == 0 {
+		found = append(found, Problem{"error", "server", "all replication slots are taken",
+			"raise max_replication_slots (and max_wal_senders) and restart the server"})
+	}
+	if !server.Replication {
+		found = append(found, Problem{"error", "role " + server.Role, "it may not replicate",
+			fmt.Sprintf("ALTER ROLE %s REPLICATION", ident(server.Role))})
+	}
+	if server.KeepSize == "-1" {
+		found = append(found, Problem{"warning", "server", "max_slot_wal_keep_size is not set: a stopped engine can fill the disk with log",
+			"ALTER SYSTEM SET max_slot_wal_keep_size to what the disk can spare; when it is exceeded changes are lost, and that is reported"})
+	}
+	rows, err := q.ListObjectTypes(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("object types: %w", err)
+	}
+	published, err := q.PublishedTables(ctx, Publication)
+	if err != nil {
+		return nil, fmt.Errorf("publication: %w", err)
+	}
+	if there, err := q.PublicationExists(ctx, Publication); err != nil {
+		return nil, fmt.Errorf("publication: %w", err)
+	} else if !there {
+		found = append(found, Problem{"warning", "publication " + Publication, "it is not there yet", "run `pgautomate run`, or `pgautomate watch TABLE`, which make it"})
+	}
+	filters, err := q.PublicationFilters(ctx, Publication)
+	if err != nil {
+		return nil, fmt.Errorf("publication: %w", err)
+	}
+	for _, f := range filters {
+		found = append(found, Problem{"error", "publication " + Publication, "table " + f + " has a row filter or column list: changes would be hidden or look like others",
+			fmt.Sprintf("ALTER PUBLICATION %s DROP TABLE %s; then `pgautomate watch %s` again", Publication, f, f)})
+	}
+	types, err := load(ctx, q)
+	if err != nil {
+		return nil, err
+	}
+	for _, r := range rows {
+		t := types[r.Name]
+		switch {
+		case t == nil:
+			found = append(found, Problem{"error", "object type " + r.Name, "its table " + r.TableName + " is gone", "`pgautomate unwatch " + r.Name + "`"})
+			continue
+		case !slices.Contains(published, r.TableName):
+			found = append(found, Problem{"error", "object type " + r.Name, r.TableName + " is not in the publication", "ALTER PUBLICATION " + Publication + " ADD TABLE " + r.TableName})
+		}
+		if t.Identity != change.IdentityFull {
+			found = append(found, Problem{"error", "object type " + r.Name, "updates of " + r.TableName + " come without the old row and fire nothing", t.AlterIdentity()})
+		}
+		for _, col := range []string{t.ID, t.Organization, t.Custom} {
+			if col != "" && t.Column(col) == nil {
+				found = append(found, Problem{"error", "object type " + r.Name, r.TableName + " has no column " + col + " any more", "`pgautomate watch " + r.TableName + " --as " + r.Name + "` with its columns as they are now"})
+			}
+		}
+	}
+	more, err := q.ListProblems(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("problems: %w", err)
+	}
+	for _, p := range more {
+		found = append(found, Problem{p.Severity, p.Subject, p.Problem, p.Fix})
+	}
+	return found, nil
+}

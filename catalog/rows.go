@@ -1,0 +1,170 @@
+package catalog
+
+// Single rows of users' tables, for templates and for the actions that change
+// them. Values travel as JSON, so that Postgres alone decides how a value
+// becomes a column's type; ids as text, cast to the column's type so that its
+// index serves.
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/pgautomate/pgautomate/jobs"
+)
+
+// Querier is a pool or a transaction.
+type Querier interface {
+	Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error)
+	QueryRow(ctx context.Context, sql string, args ...any) pgx.Row
+	Exec(ctx context.Context, sql string, args ...any) (pgconn.CommandTag, error)
+}
+
+func ident(name string) string { return pgx.Identifier{name}.Sanitize() }
+
+// byID is the condition that names one row by parameter n.
+func (t *Type) byID(alias string, n int) string {
+	return fmt.Sprintf("%s.%s = ($%d::text)::%s", alias, ident(t.ID), n, t.Column(t.ID).TypeName)
+}
+
+// Row reads one object as JSON, by its type's name. A type that is not watched
+// has only its id. jobs.ErrNotVisible when there is no such row (yet).
+func (c *Catalog) Row(ctx context.Context, q Querier, objectType, id string) (map[string]any, error) {
+	t := c.Type(objectType)
+	if t == nil {
+		return map[string]any{"id": id}, nil
+	}
+	if t.Column(t.ID) == nil {
+		return nil, jobs.Permanentf("table %s has no column %s any more: watch it again", t.Quoted, t.ID)
+	}
+	var raw []byte
+	err := q.QueryRow(ctx, "SELECT to_jsonb(t) FROM "+t.Quoted+" t WHERE "+t.byID("t", 1), id).Scan(&raw)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return nil, fmt.Errorf("%s %s in table %s: %w", objectType, id, t.Quoted, jobs.ErrNotVisible)
+	}
+	if err != nil {
+		return nil, rowError(fmt.Sprintf("%s %s", objectType, id), err)
+	}
+	return decode(raw)
+}
+
+func decode(raw []byte) (map[string]any, error) {
+	var row map[string]any
+	d := json.NewDecoder(strings.NewReader(string(raw)))
+	d.UseNumber()
+	if err := d.Decode(&row); err != nil {
+		return nil, fmt.Errorf("a row as JSON: %w", err)
+	}
+	return row, nil
+}
+
+// rowError sorts the database's refusals: bad values are permanent, the rest
+// may go away.
+func rowError(what string, err error) error {
+	var pg *pgconn.PgError
+	if errors.As(err, &pg) {
+		switch pg.Code[:2] {
+		case "22", "23", "42":
+			return jobs.Permanentf("%s: %s", what, pg.Message)
+		}
+	}
+	return fmt.Errorf("%s: %w", what, err)
+}
+
+// UpdateRow sets columns of an action's object, or of the objects of another
+// type that are related to it, and returns how many rows that were.
+func (c *Catalog) UpdateRow(ctx context.Context, tx pgx.Tx, a *jobs.Action, object string, set map[string]any) (int64, error) {
+	own := c.Type(a.ObjectType)
+	if own == nil {
+		return 0, jobs.Permanent(NotWatched(a.ObjectType))
+	}
+	t, where := own, own.byID("t", 2)
+	if object != "" && object != "lead" && object != "object" && object != a.ObjectType {
+		at := slices.IndexFunc(own.Relations, func(r Relation) bool { return r.RelatedType == object })
+		if t = c.Type(object); t == nil || at < 0 {
+			return 0, jobs.Permanentf("update_row: %q is not related to %q: it is %s", object, a.ObjectType, related(own))
+		}
+		r := own.Relations[at]
+		where = fmt.Sprintf("t.%s = (SELECT o.%s FROM %s o WHERE %s)", ident(r.RelatedColumn), ident(r.ThisColumn), own.Quoted, own.byID("o", 2))
+	}
+	columns, values, err := t.columns("update_row", set)
+	if err != nil {
+		return 0, err
+	}
+	assign := make([]string, len(columns))
+	for i, col := range columns {
+		assign[i] = col + " = r." + col
+	}
+	tag, err := tx.Exec(ctx, fmt.Sprintf("UPDATE %s t SET %s FROM jsonb_populate_record(NULL::%s, $1::jsonb) r WHERE %s",
+		t.Quoted, strings.Join(assign, ", "), t.Quoted, where), values, a.LeadID)
+	if err != nil {
+		return 0, rowError("update_row on "+t.Quoted, err)
+	}
+	if tag.RowsAffected() == 0 && t == own {
+		return 0, fmt.Errorf("%s %s in table %s: %w", a.ObjectType, a.LeadID, t.Quoted, jobs.ErrNotVisible)
+	}
+	return tag.RowsAffected(), nil
+}
+
+// InsertRow adds a row to a watched table, named by its table or its type.
+func (c *Catalog) InsertRow(ctx context.Context, tx pgx.Tx, _ *jobs.Action, table string, values map[string]any) error {
+	t := c.Type(table)
+	if t == nil {
+		c.mu.RLock()
+		for _, w := range c.types {
+			if w.Quoted == table || w.String() == table || w.Table == table {
+				t = w
+			}
+		}
+		c.mu.RUnlock()
+	}
+	if t == nil {
+		return jobs.Permanentf("insert_row: table %q is not watched: run `pgautomate watch %s` first", table, table)
+	}
+	columns, raw, err := t.columns("insert_row", values)
+	if err != nil {
+		return err
+	}
+	list := strings.Join(columns, ", ")
+	_, err = tx.Exec(ctx, fmt.Sprintf("INSERT INTO %s (%s) SELECT r.%s FROM jsonb_populate_record(NULL::%s, $1::jsonb) r",
+		t.Quoted, list, strings.Join(columns, ", r."), t.Quoted), raw)
+	if err != nil {
+		return rowError("insert_row into "+t.Quoted, err)
+	}
+	return nil
+}
+
+func (t *Type) columns(what string, set map[string]any) (quoted []string, values []byte, err error) {
+	if len(set) == 0 {
+		return nil, nil, jobs.Permanentf("%s: no column is named", what)
+	}
+	for name := range set {
+		if t.Column(name) == nil {
+			return nil, nil, jobs.Permanentf("%s: table %s has no column %q", what, t.Quoted, name)
+		}
+		quoted = append(quoted, ident(name))
+	}
+	slices.Sort(quoted)
+	values, err = json.Marshal(set)
+	if err != nil {
+		return nil, nil, jobs.Permanentf("%s: %w", what, err)
+	}
+	return quoted, values, nil
+}
+
+func related(t *Type) string {
+	if len(t.Relations) == 0 {
+		return "related to nothing that is watched"
+	}
+	names := make([]string, len(t.Relations))
+	for i, r := range t.Relations {
+		names[i] = r.RelatedType
+	}
+	return "related to " + strings.Join(names, ", ")
+}

@@ -1,0 +1,239 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"net/netip"
+	"os"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/pgautomate/pgautomate"
+	"github.com/pgautomate/pgautomate/feed"
+	"github.com/pgautomate/pgautomate/jobs"
+	"github.com/pgautomate/pgautomate/mailbox"
+	"github.com/pgautomate/pgautomate/server"
+)
+
+// parts are the words of --only; the server is ours, the others the engine's.
+var parts = []string{string(pgautomate.FeedPart), string(pgautomate.SchedulerPart), string(pgautomate.WorkersPart), "server"}
+
+func (a *app) run() *cobra.Command {
+	var only, queues []string
+	var listen, slot string
+	var workers int
+	c := &cobra.Command{
+		Use:   "run",
+		Short: "Run the engine: feed, scheduler, workers and HTTP",
+		Long: `Runs the engine until SIGTERM or Ctrl-C, which drain it: what has arrived is
+applied, running actions may finish. Prints "pgautomate ready" when all its parts serve.
+Several processes on one database are safe: one feeds, the others stand by; schedulers
+and workers share.
+
+Settings: DATABASE_URL, PGAUTOMATE_LISTEN, SMTP_URL, EMAIL_FROM, PGAUTOMATE_WEBHOOK_ALLOW (CIDRs of
+private networks that webhooks may reach), PGAUTOMATE_WEBHOOK_SECRET (whsec_…), PGAUTOMATE_DEV=1 (mail goes
+to a local mailbox).`,
+		Args: exactly(0),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			for _, p := range only {
+				if !slices.Contains(parts, p) {
+					return usageError{fmt.Errorf("--only %s: the parts are %s", p, strings.Join(parts, ", "))}
+				}
+			}
+			if len(only) == 0 {
+				only = parts
+			}
+			cfg, err := a.config(queues, workers)
+			if err != nil {
+				return err
+			}
+			cfg.Slot = slot
+			return a.serve(cmd.Context(), cfg, only, listen, func() error {
+				fmt.Println("pgautomate ready")
+				return nil
+			})
+		},
+	}
+	c.Flags().StringSliceVar(&only, "only", nil, "run only these `parts`: "+strings.Join(parts, ", "))
+	c.Flags().StringSliceVar(&queues, "queues", nil, "work only these `action types`")
+	c.Flags().StringVar(&listen, "listen", env("PGAUTOMATE_LISTEN", "127.0.0.1:8080"), "HTTP `address` (PGAUTOMATE_LISTEN)")
+	c.Flags().IntVar(&workers, "workers", 50, "actions of one type that run at once")
+	c.Flags().StringVar(&slot, "slot", "", "`name` of the replication slot (default pgautomate_<database>)")
+	return c
+}
+
+func env(name, otherwise string) string {
+	if v := os.Getenv(name); v != "" {
+		return v
+	}
+	return otherwise
+}
+
+// config reads the settings of the environment.
+func (a *app) config(queues []string, workers int) (pgautomate.Config, error) {
+	if workers < 1 || workers > 1000 {
+		return pgautomate.Config{}, usageError{fmt.Errorf("--workers %d: use 1 to 1000", workers)}
+	}
+	var allow []netip.Prefix
+	if s := os.Getenv("PGAUTOMATE_WEBHOOK_ALLOW"); s != "" {
+		var err error
+		if allow, err = jobs.ParseAllow(s); err != nil {
+			return pgautomate.Config{}, fmt.Errorf("PGAUTOMATE_WEBHOOK_ALLOW: %w", err)
+		}
+	}
+	return pgautomate.Config{
+		Logger: a.logger, Queues: queues, WorkersPerType: workers,
+		SMTPURL: os.Getenv("SMTP_URL"), EmailFrom: os.Getenv("EMAIL_FROM"),
+		WebhookAllow: allow, WebhookSecret: os.Getenv("PGAUTOMATE_WEBHOOK_SECRET"),
+	}, nil
+}
+
+// serve runs an engine and its HTTP server until ctx ends; ready is called once
+// all parts serve.
+func (a *app) serve(ctx context.Context, cfg pgautomate.Config, only []string, listen string, ready func() error) error {
+	var listener net.Listener
+	if slices.Contains(only, "server") {
+		var err error
+		if listener, err = net.Listen("tcp", listen); err != nil {
+			return fmt.Errorf("the address %s can't be listened on: %w; choose another one with --listen or PGAUTOMATE_LISTEN", listen, err)
+		}
+		defer listener.Close() //nolint:errcheck // closed by the server, or never used
+	}
+	var err error
+	if cfg.DatabaseURL, err = a.database(ctx); err != nil {
+		return err
+	}
+	var box *mailbox.Mailbox
+	if os.Getenv("PGAUTOMATE_DEV") == "1" {
+		if box, err = mailbox.Start(ctx, "127.0.0.1:0"); err != nil {
+			return fmt.Errorf("the local mailbox: %w", err)
+		}
+		cfg.SMTPURL = box.URL()
+	}
+	cfg.Parts = []pgautomate.Part{}
+	for _, p := range only {
+		if p != "server" {
+			cfg.Parts = append(cfg.Parts, pgautomate.Part(p))
+		}
+	}
+	engine, err := pgautomate.New(ctx, cfg)
+	if err != nil {
+		return err
+	}
+	if err := engine.Prepare(ctx); err != nil {
+		engine.Close()
+		return err
+	}
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return engine.Run(ctx) })
+	if listener != nil {
+		if err := serveHTTP(ctx, group, engine, a.handlerConfig(engine, box), listener); err != nil {
+			return err
+		}
+	}
+	group.Go(func() error { return whenReady(ctx, engine, ready) })
+	return group.Wait()
+}
+
+func (a *app) handlerConfig(engine *pgautomate.Engine, box *mailbox.Mailbox) server.Config {
+	cfg := server.Config{
+		Pool: engine.Pool(), River: engine.River(), Objects: engine.Catalog(), Actions: engine.Registry(),
+		Health: health{engine}, Registry: engine.Metrics(), Logger: a.logger, Version: version,
+	}
+	if box != nil {
+		cfg.Mailbox = box.Handler()
+	}
+	return cfg
+}
+
+func serveHTTP(ctx context.Context, group *errgroup.Group, engine *pgautomate.Engine, cfg server.Config, listener net.Listener) error {
+	handler, err := server.New(cfg)
+	if err != nil {
+		return fmt.Errorf("HTTP: %w", err)
+	}
+	if err := handler.Start(ctx); err != nil {
+		return fmt.Errorf("HTTP: %w", err)
+	}
+	httpServer := &http.Server{
+		Handler:           refreshing(engine, handler),
+		ReadHeaderTimeout: 10 * time.Second,
+		ReadTimeout:       60 * time.Second,
+		WriteTimeout:      120 * time.Second,
+		IdleTimeout:       120 * time.Second,
+	}
+	group.Go(func() error {
+		if err := httpServer.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
+			return fmt.Errorf("HTTP: %w", err)
+		}
+		return nil
+	})
+	group.Go(func() error {
+		<-ctx.Done()
+		stop, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
+		defer cancel()
+		if err := httpServer.Shutdown(stop); err != nil {
+			return httpServer.Close()
+		}
+		return nil
+	})
+	return nil
+}
+
+// refreshing brings the gauges that only the database knows up to date before
+// they are shown.
+func refreshing(engine *pgautomate.Engine, next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/metrics" {
+			ctx, cancel := context.WithTimeout(r.Context(), 5*time.Second)
+			_ = engine.RefreshMetrics(ctx) // old gauges are better than none
+			cancel()
+		}
+		next.ServeHTTP(w, r)
+	})
+}
+
+// whenReady waits until the engine is ready and says so once.
+func whenReady(ctx context.Context, engine *pgautomate.Engine, ready func() error) error {
+	t := time.NewTicker(20 * time.Millisecond)
+	defer t.Stop()
+	for {
+		if engine.Ready(ctx) == nil {
+			return ready()
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-t.C:
+		}
+	}
+}
+
+// health tells the server about the engine.
+type health struct{ engine *pgautomate.Engine }
+
+func (h health) Ready(ctx context.Context) error { return h.engine.Ready(ctx) }
+
+func (h health) Feed() server.FeedState {
+	s, found := h.engine.FeedStatus()
+	if !found {
+		return server.FeedState{State: "off"}
+	}
+	state := server.FeedState{State: string(s.State), Changes: uint64(s.Changes)} //nolint:gosec // a count
+	if s.Busy || s.Waiting > 0 {
+		state.LagBytes = int64(s.Received) - int64(s.Applied) //nolint:gosec // positions
+		if !s.LastCommit.IsZero() {
+			state.LagSeconds = time.Since(s.LastCommit).Seconds()
+		}
+	}
+	if s.State == feed.StateStandby {
+		state.State = "standing by"
+	}
+	return state
+}

@@ -1,0 +1,419 @@
+package firing
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"strconv"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/riverqueue/river"
+
+	"github.com/pgautomate/pgautomate/catalog"
+	"github.com/pgautomate/pgautomate/change"
+	"github.com/pgautomate/pgautomate/db/dbq"
+	"github.com/pgautomate/pgautomate/jobs"
+	"github.com/pgautomate/pgautomate/trigger"
+)
+
+// batch is what one transaction of the feed writes.
+type batch struct {
+	*Matcher
+
+	tx    pgx.Tx
+	q     *dbq.Queries
+	notes *notes
+
+	firings  []row
+	carriers []river.InsertManyParams
+	defs     []definition
+	removed  []int64
+	counters trigger.Counters
+	fired    map[string]int
+	last     *change.Commit
+}
+
+// row is one firing.
+type row struct {
+	trigger.Firing
+
+	objectType, objectID string
+	changed              []string
+	data, previous       []byte
+	commit               *change.Commit
+	cause                []byte
+	depth                int
+}
+
+// commit matches one commit's changes against the triggers before it, then takes
+// over the definitions that it brings.
+func (b *batch) commit(ctx context.Context, c *change.Commit) error {
+	b.last = c
+	for _, n := range c.Notes {
+		b.notes.add(c, n.Kind, n.Count, n.Detail)
+	}
+	cause, suppressed, err := parseCause(c.Messages)
+	if err != nil {
+		b.notes.add(c, "cause_unreadable", 1, map[string]any{"problem": err.Error()})
+	}
+	var causeJSON []byte
+	depth := 0
+	if cause != nil {
+		depth = cause.Depth
+		if causeJSON, err = json.Marshal(cause); err != nil {
+			return fmt.Errorf("cause: %w", err)
+		}
+	}
+	kept := 0
+	var gone goneIDs
+	var definitions []*change.Change
+	for i := range c.Changes {
+		ch := &c.Changes[i]
+		if ch.Object == catalog.Definitions {
+			definitions = append(definitions, ch)
+			continue
+		}
+		if err := b.runs(ctx, ch, &gone); err != nil {
+			return err
+		}
+		if ch.After == nil {
+			continue
+		}
+		if suppressed {
+			kept++
+			continue
+		}
+		if err := b.match(ctx, c, ch, cause, causeJSON, depth); err != nil {
+			return err
+		}
+	}
+	b.carriers = append(b.carriers, gone.carriers()...)
+	if kept > 0 {
+		b.notes.add(c, "suppressed", kept, nil)
+	}
+	if len(definitions) > 0 {
+		if err := b.definitions(ctx, c, definitions); err != nil {
+			return err
+		}
+	}
+	return b.write(ctx, flushAt)
+}
+
+// match asks the triggers about one change.
+func (b *batch) match(ctx context.Context, c *change.Commit, ch *change.Change, cause *jobs.Cause, causeJSON []byte, depth int) error {
+	if err := b.layout(ctx, ch.Object, ch.Relation); err != nil {
+		return err
+	}
+	if ch.BeforeRelation != nil && ch.BeforeRelation != ch.Relation {
+		if _, known := b.layouts[ch.BeforeRelation]; !known {
+			// Rows of a layout that this very commit left behind: their columns are
+			// found by name, the schema is the newer one's.
+			b.layouts[ch.BeforeRelation] = struct{}{}
+		}
+	}
+	matched, counters, err := b.set.Match(b.matched[:0], ch)
+	b.matched = matched[:0]
+	b.counters.Add(counters)
+	if err != nil {
+		b.notes.add(c, "undecodable", 1, map[string]any{"table": ch.Object.String(), "object_id": ch.ID, "problem": err.Error()})
+		return nil
+	}
+	for _, p := range b.set.TakePoisoned() {
+		b.notes.add(c, "poisoned", 1, map[string]any{"trigger_id": p.TriggerID, "problem": p.Err.Error()})
+		b.marker.mark(p.TriggerID, p.Version, "invalid", "its evaluation failed, it is switched off until it is saved again: "+p.Err.Error())
+	}
+	if counters.TypeMismatch > 0 {
+		b.notes.sum(c, "type_mismatch", int(counters.TypeMismatch), ch.Object.Type) //nolint:gosec // small
+	}
+	if counters.Indeterminate > 0 {
+		b.notes.sum(c, "indeterminate", int(counters.Indeterminate), ch.Object.Type) //nolint:gosec // small
+	}
+	if len(matched) == 0 {
+		return nil
+	}
+	if depth > b.MaxDepth {
+		for _, f := range matched {
+			b.loop(c, f, ch, cause)
+		}
+		return nil
+	}
+	data, err := b.documents.document(ch.Relation, ch.After)
+	if err != nil {
+		return fmt.Errorf("row of %s: %w", ch.Object, err)
+	}
+	previous, err := b.documents.document(ch.BeforeRelation, ch.Before)
+	if err != nil {
+		return fmt.Errorf("row of %s: %w", ch.Object, err)
+	}
+	changed, err := changedFields(ch)
+	if err != nil {
+		return fmt.Errorf("row of %s: %w", ch.Object, err)
+	}
+	for _, f := range matched {
+		r := row{
+			Firing: f, objectType: ch.Object.Type, objectID: ch.ID, changed: changed, data: data, previous: previous,
+			commit: c, cause: causeJSON, depth: depth,
+		}
+		if f.Created {
+			r.changed, r.previous = []string{}, nil
+		}
+		b.firings = append(b.firings, r)
+	}
+	return b.write(ctx, flushAt)
+}
+
+// loop notes a firing that the cap stopped, with the chain that led to it.
+func (b *batch) loop(c *change.Commit, f trigger.Firing, ch *change.Change, cause *jobs.Cause) {
+	chain := append([]string{}, cause.Chain...)
+	chain = append(chain, strconv.FormatInt(f.TriggerID, 10))
+	b.notes.add(c, "loop_suppressed", 1, map[string]any{
+		"trigger_id": f.TriggerID, "object_type": ch.Object.Type, "object_id": ch.ID, "depth": cause.Depth, "chain": chain,
+	})
+}
+
+// goneIDs gathers a commit's leads that are gone, by organization, type and reason.
+type goneIDs struct {
+	keys []jobs.ObjectGoneArgs
+	ids  map[string]int
+	more []river.InsertManyParams
+}
+
+func (g *goneIDs) add(organization, objectType, reason, id string) {
+	key := organization + "\x00" + objectType + "\x00" + reason
+	at, ok := g.ids[key]
+	if !ok || len(g.keys[at].IDs) >= 1000 {
+		if g.ids == nil {
+			g.ids = map[string]int{}
+		}
+		at = len(g.keys)
+		g.ids[key] = at
+		g.keys = append(g.keys, jobs.ObjectGoneArgs{OrganizationID: organization, ObjectType: objectType, Reason: reason})
+	}
+	g.keys[at].IDs = append(g.keys[at].IDs, id)
+}
+
+func (g *goneIDs) carriers() []river.InsertManyParams {
+	list := g.more
+	for _, k := range g.keys {
+		list = append(list, carrier(k))
+	}
+	return list
+}
+
+func carrier(args river.JobArgs) river.InsertManyParams {
+	return river.InsertManyParams{Args: args, InsertOpts: &river.InsertOpts{Queue: jobs.FiringQueue, MaxAttempts: 25}}
+}
+
+// runs lets pipelines know of leads that are gone, left, or got another id.
+func (b *batch) runs(ctx context.Context, ch *change.Change, gone *goneIDs) error {
+	if ch.OldOrganization == "" || ch.After != nil && ch.OldID == "" && ch.OldOrganization == ch.Organization {
+		return nil
+	}
+	has, known := b.pipelines[ch.Object.Type]
+	if !known {
+		var err error
+		if has, err = b.q.ObjectTypeHasPipelines(ctx, ch.Object.Type); err != nil {
+			return fmt.Errorf("pipelines: %w", err)
+		}
+		b.pipelines[ch.Object.Type] = has
+	}
+	if !has {
+		return nil
+	}
+	id := ch.ID
+	if ch.OldID != "" {
+		id = ch.OldID
+	}
+	switch {
+	case ch.After == nil:
+		gone.add(ch.OldOrganization, ch.Object.Type, "object_deleted", id)
+	case ch.OldOrganization != ch.Organization:
+		gone.add(ch.OldOrganization, ch.Object.Type, "left_organization", id)
+	default:
+		gone.more = append(gone.more, carrier(jobs.ObjectRenamedArgs{
+			OrganizationID: ch.Organization, ObjectType: ch.Object.Type, OldID: id, NewID: ch.ID,
+		}))
+	}
+	return nil
+}
+
+// definitions takes over triggers that the commit wrote.
+func (b *batch) definitions(ctx context.Context, c *change.Commit, changes []*change.Change) error {
+	// The tables as they are now, for the verdict that the author reads.
+	if err := b.Catalog.Reload(ctx); err != nil {
+		return err
+	}
+	for name, was := range b.identities {
+		if t := b.Catalog.Type(name); t != nil && t.Identity != was {
+			b.identity(name, t.Identity, t.AlterIdentity())
+		}
+	}
+	var versions dbq.PutTriggerVersionsParams
+	for _, ch := range changes {
+		if ch.After == nil {
+			id, err := strconv.ParseInt(ch.ID, 10, 64)
+			if err != nil {
+				return fmt.Errorf("trigger id %q: %w", ch.ID, err)
+			}
+			b.set.Remove(id)
+			b.removed = append(b.removed, id)
+			continue
+		}
+		d, err := parseDefinition(ch)
+		if err != nil {
+			return err
+		}
+		versions.TriggerIds, versions.Versions = append(versions.TriggerIds, d.id), append(versions.Versions, d.version)
+		versions.OrganizationIds, versions.Names = append(versions.OrganizationIds, d.organization), append(versions.Names, d.name)
+		versions.ObjectTypes, versions.Queries = append(versions.ObjectTypes, d.objectType), append(versions.Queries, d.query)
+		versions.ActionTypes, versions.ActionParams = append(versions.ActionTypes, d.actionType), append(versions.ActionParams, d.actionParams)
+		versions.ValidFroms = append(versions.ValidFroms, c.LSN.String())
+		if d.status == "paused" {
+			b.set.Remove(d.id)
+			b.removed = append(b.removed, d.id)
+			continue
+		}
+		b.put(d)
+		b.defs = append(b.defs, d)
+	}
+	if len(versions.TriggerIds) > 0 {
+		if err := b.q.PutTriggerVersions(ctx, versions); err != nil {
+			return fmt.Errorf("trigger versions: %w", err)
+		}
+	}
+	var live dbq.PutLiveTriggersParams
+	for _, d := range b.defs {
+		live.TriggerIds, live.Versions = append(live.TriggerIds, d.id), append(live.Versions, d.version)
+	}
+	if len(live.TriggerIds) > 0 {
+		if err := b.q.PutLiveTriggers(ctx, live); err != nil {
+			return fmt.Errorf("live triggers: %w", err)
+		}
+	}
+	if len(b.removed) > 0 {
+		if err := b.q.RemoveLiveTriggers(ctx, b.removed); err != nil {
+			return fmt.Errorf("live triggers: %w", err)
+		}
+	}
+	b.defs, b.removed = nil, nil
+	return nil
+}
+
+func parseDefinition(ch *change.Change) (definition, error) {
+	var d definition
+	cells, err := ch.After.Decode(nil)
+	if err != nil {
+		return d, fmt.Errorf("trigger %s: %w", ch.ID, err)
+	}
+	for i, col := range ch.Relation.Columns {
+		if i >= len(cells) || cells[i].Kind != change.Text {
+			continue
+		}
+		text := string(cells[i].Data)
+		switch col.Name {
+		case "id":
+			d.id, err = strconv.ParseInt(text, 10, 64)
+		case "version":
+			var v int64
+			v, err = strconv.ParseInt(text, 10, 32)
+			d.version = int32(v) //nolint:gosec // 32 bits were asked for
+		case "organization_id":
+			d.organization = text
+		case "name":
+			d.name = text
+		case "object_type":
+			d.objectType = text
+		case "query":
+			d.query = json.RawMessage(text)
+		case "action_type":
+			d.actionType = text
+		case "action_params":
+			d.actionParams = json.RawMessage(text)
+		case "status":
+			d.status = text
+		}
+		if err != nil {
+			return d, fmt.Errorf("trigger %s, column %s: %w", ch.ID, col.Name, err)
+		}
+	}
+	return d, nil
+}
+
+// write writes firings and their jobs once there are at least `least` of them.
+func (b *batch) write(ctx context.Context, least int) error {
+	n := len(b.firings)
+	if n == 0 || n < least {
+		return nil
+	}
+	ids, err := b.q.FiringIDs(ctx, int32(n)) //nolint:gosec // some thousands
+	if err != nil {
+		return fmt.Errorf("firing ids: %w", err)
+	}
+	_, err = b.tx.CopyFrom(ctx, pgx.Identifier{"pgautomate", "trigger_firings"}, []string{
+		"id", "trigger_id", "trigger_version", "organization_id", "object_type", "object_id", "action", "changed_fields",
+		"data", "previous_data", "commit_lsn", "committed_at", "fired_at", "cause", "depth",
+	}, pgx.CopyFromSlice(n, func(i int) ([]any, error) {
+		f := &b.firings[i]
+		action := "updated"
+		if f.Created {
+			action = "created"
+		}
+		return []any{
+			ids[i], f.TriggerID, f.Version, f.Organization, f.objectType, f.objectID, action, f.changed,
+			json.RawMessage(f.data), orNull(f.previous), f.commit.LSN.String(), f.commit.Time, time.Now(), orNull(f.cause), f.depth,
+		}, nil
+	}))
+	if err != nil {
+		return fmt.Errorf("trigger_firings: %w", err)
+	}
+	for i := range b.firings {
+		f := &b.firings[i]
+		b.carriers = append(b.carriers, carrier(jobs.FiringArgs{ID: ids[i], At: f.commit.Time}))
+		if b.fired == nil {
+			b.fired = map[string]int{}
+		}
+		b.fired[f.objectType]++
+	}
+	clear(b.firings)
+	b.firings = b.firings[:0]
+	return b.enqueue(ctx)
+}
+
+func (b *batch) enqueue(ctx context.Context) error {
+	if len(b.carriers) == 0 {
+		return nil
+	}
+	if _, err := b.River.InsertManyFastTx(ctx, b.tx, b.carriers); err != nil {
+		return fmt.Errorf("River jobs: %w", err)
+	}
+	b.carriers = b.carriers[:0]
+	return nil
+}
+
+func orNull(raw []byte) any {
+	if raw == nil {
+		return nil
+	}
+	return json.RawMessage(raw)
+}
+
+// finish writes what is left.
+func (b *batch) finish(ctx context.Context) error {
+	if err := b.write(ctx, 1); err != nil {
+		return err
+	}
+	if err := b.enqueue(ctx); err != nil {
+		return err
+	}
+	if err := b.notes.write(ctx, b.tx); err != nil {
+		return err
+	}
+	if b.Observer != nil {
+		for t, n := range b.fired {
+			b.Observer.Fired(t, n)
+		}
+		b.Observer.Matched(b.counters)
+	}
+	return nil
+}

@@ -1,0 +1,134 @@
+package firing
+
+import (
+	"context"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/pgautomate/pgautomate/db/dbq"
+)
+
+// marker writes onto the triggers' rows what the matcher found. The rows may be
+// locked by an app, so this is not done in the feed's transaction: marks are
+// gathered, let go when that transaction is through (flush), thrown away when it
+// is not (drop), and written by a goroutine that tries until it succeeds.
+type marker struct {
+	pool   *pgxpool.Pool
+	logger *slog.Logger
+	wake   chan struct{}
+
+	mu       sync.Mutex
+	gathered []mark
+	ready    []mark
+}
+
+type mark struct {
+	id            int64
+	version       int32
+	status, error string
+	objectType    string // set: all triggers of the type
+}
+
+func newMarker(pool *pgxpool.Pool, logger *slog.Logger) *marker {
+	return &marker{pool: pool, logger: logger, wake: make(chan struct{}, 1)}
+}
+
+func (m *marker) add(k mark) {
+	m.mu.Lock()
+	m.gathered = append(m.gathered, k)
+	m.mu.Unlock()
+}
+
+func (m *marker) mark(id int64, version int32, status, text string) {
+	m.add(mark{id: id, version: version, status: status, error: text})
+}
+
+func (m *marker) degrade(objectType, text string) {
+	m.add(mark{objectType: objectType, status: "degraded", error: text})
+}
+
+func (m *marker) recover(objectType string) { m.add(mark{objectType: objectType, status: "active"}) }
+
+func (m *marker) drop() {
+	m.mu.Lock()
+	m.gathered = nil
+	m.mu.Unlock()
+}
+
+func (m *marker) flush() {
+	m.mu.Lock()
+	m.ready = append(m.ready, m.gathered...)
+	m.gathered = nil
+	any := len(m.ready) > 0
+	m.mu.Unlock()
+	if any {
+		select {
+		case m.wake <- struct{}{}:
+		default:
+		}
+	}
+}
+
+func (m *marker) run(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-m.wake:
+		}
+		for {
+			m.mu.Lock()
+			todo := m.ready
+			m.ready = nil
+			m.mu.Unlock()
+			if len(todo) == 0 {
+				break
+			}
+			if done, err := m.write(ctx, todo); err != nil {
+				m.mu.Lock()
+				m.ready = append(todo[done:], m.ready...)
+				m.mu.Unlock()
+				m.logger.WarnContext(ctx, "the triggers' status can't be shown yet", "error", err)
+				select {
+				case <-ctx.Done():
+					return
+				case <-time.After(time.Second):
+				}
+			}
+		}
+	}
+}
+
+// write writes marks in order and says how many it wrote.
+func (m *marker) write(ctx context.Context, todo []mark) (int, error) {
+	for i, k := range todo {
+		err := pgx.BeginFunc(ctx, m.pool, func(tx pgx.Tx) error {
+			if _, err := tx.Exec(ctx, "SET LOCAL lock_timeout = '2s'"); err != nil {
+				return err
+			}
+			q := dbq.New(tx)
+			var n int64
+			var err error
+			switch {
+			case k.objectType != "" && k.status == "degraded":
+				n, err = q.DegradeTriggers(ctx, dbq.DegradeTriggersParams{Error: k.error, ObjectType: k.objectType})
+			case k.objectType != "":
+				n, err = q.RecoverTriggers(ctx, k.objectType)
+			default:
+				n, err = q.MarkTrigger(ctx, dbq.MarkTriggerParams{Status: k.status, Error: k.error, ID: k.id, Version: k.version})
+			}
+			if err == nil && n > 0 && k.status != "active" {
+				m.logger.WarnContext(ctx, "triggers changed", "status", k.status, "id", k.id, "object_type", k.objectType, "count", n, "problem", k.error)
+			}
+			return err
+		})
+		if err != nil {
+			return i, err
+		}
+	}
+	return len(todo), nil
+}

@@ -1,0 +1,404 @@
+// Package firing turns commits into firings: for each change it asks the
+// triggers, and writes, in one transaction, the audit (trigger_firings), a River
+// job for each firing, the live triggers as they are now, and the feed's
+// checkpoint. That this is one transaction is what "exactly once" rests on.
+//
+// It follows the triggers' definitions through the same stream as the data:
+// within a commit the definitions before it hold, from the next commit on its
+// own. What is live is kept, as of the checkpoint, in live_triggers, so that a
+// restart goes on with exactly the definitions that belong to its position.
+package firing
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"strconv"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgtype"
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/riverqueue/river"
+
+	"github.com/pgautomate/pgautomate/catalog"
+	"github.com/pgautomate/pgautomate/change"
+	"github.com/pgautomate/pgautomate/db/dbq"
+	"github.com/pgautomate/pgautomate/feed"
+	"github.com/pgautomate/pgautomate/jobs"
+	"github.com/pgautomate/pgautomate/trigger"
+)
+
+// DefaultMaxDepth is how many automations may follow from one another before the
+// chain is stopped.
+const DefaultMaxDepth = 8
+
+// flushAt bounds how many firings are held before they are written: a commit of
+// a million rows must not be held as a million documents.
+const flushAt = 5000
+
+// Observer is told what the matcher did; its methods must be quick.
+type Observer interface {
+	Fired(objectType string, n int)
+	Matched(c trigger.Counters)
+	Live(triggers int)
+}
+
+// Config is what a Matcher needs.
+type Config struct {
+	Pool        *pgxpool.Pool // the feed's own
+	River       *river.Client[pgx.Tx]
+	Catalog     *catalog.Catalog
+	Checkpoints *feed.Checkpoints
+	Logger      *slog.Logger
+	Observer    Observer
+	// Zones gives organizations' time zones.
+	Zones interface {
+		Location(organization string) *time.Location
+	}
+	// MaxDepth is the cap of chains; 0 is DefaultMaxDepth.
+	MaxDepth int
+}
+
+// Matcher implements feed.Applier and feed.Objects. It belongs to one feed; the
+// marker's methods apart, it is used by one goroutine at a time.
+type Matcher struct {
+	Config
+
+	marker   *marker
+	set      *trigger.Set
+	loaded   bool
+	verify   bool // the connection is new: is what is loaded still the checkpoint's?
+	position change.EndLSN
+
+	layouts    map[*change.Relation]struct{}
+	identities map[string]byte // by object type
+	partitions map[string]struct{}
+	pipelines  map[string]bool // object types with pipelines; per batch
+
+	matched   []trigger.Firing
+	documents documents
+}
+
+// New makes a Matcher. Run its marker with RunMarker.
+func New(c Config) *Matcher {
+	if c.MaxDepth == 0 {
+		c.MaxDepth = DefaultMaxDepth
+	}
+	return &Matcher{
+		Config: c, marker: newMarker(c.Pool, c.Logger), partitions: map[string]struct{}{}, documents: documents{c.Catalog, pgtype.NewMap()},
+	}
+}
+
+// RunMarker shows on the triggers' rows what became of them (invalid, degraded,
+// whole again) until ctx ends. It is apart from the feed's transaction, because
+// an app may hold those rows locked.
+func (m *Matcher) RunMarker(ctx context.Context) { m.marker.run(ctx) }
+
+// Init takes over the triggers as they were at the start of a slot's history;
+// see feed.Config.
+func (m *Matcher) Init(ctx context.Context, tx pgx.Tx) error {
+	q := dbq.New(tx)
+	if err := q.ForgetLiveTriggers(ctx); err != nil {
+		return fmt.Errorf("live triggers: %w", err)
+	}
+	if err := q.AdoptTriggers(ctx); err != nil {
+		return fmt.Errorf("trigger versions: %w", err)
+	}
+	if err := q.AdoptLiveTriggers(ctx); err != nil {
+		return fmt.Errorf("live triggers: %w", err)
+	}
+	m.loaded = false
+	return nil
+}
+
+// Object implements feed.Objects.
+func (m *Matcher) Object(ctx context.Context, rel *change.Relation) (*change.Object, error) {
+	return m.Catalog.Object(ctx, rel)
+}
+
+// Reload implements feed.Objects: the object types are read anew.
+func (m *Matcher) Reload(ctx context.Context) error {
+	if err := m.Catalog.Reload(ctx); err != nil {
+		return err
+	}
+	m.verify = true
+	return nil
+}
+
+// load brings in the triggers as of the checkpoint, with the tables as they are
+// now; the stream corrects the latter where it is behind.
+func (m *Matcher) load(ctx context.Context, q *dbq.Queries) error {
+	start := time.Now()
+	set := trigger.NewSet()
+	m.layouts = map[*change.Relation]struct{}{}
+	m.identities = map[string]byte{}
+	types, err := m.Catalog.Types(ctx)
+	if err != nil {
+		return err
+	}
+	for _, name := range types {
+		t := m.Catalog.Type(name)
+		schema, err := m.Catalog.LayoutSchema(ctx, &t.Object, t.Layout())
+		if err != nil {
+			return err
+		}
+		set.SetSchema(schema, nil)
+		m.identities[name] = t.Identity
+	}
+	rows, err := q.LiveTriggers(ctx)
+	if err != nil {
+		return fmt.Errorf("live triggers: %w", err)
+	}
+	m.set = set
+	for _, r := range rows {
+		m.put(definition{
+			id: r.TriggerID, version: r.Version, organization: r.OrganizationID, name: r.Name,
+			objectType: r.ObjectType, query: r.Query,
+		})
+	}
+	m.loaded, m.verify = true, false
+	m.observeLive()
+	m.Logger.InfoContext(ctx, "triggers loaded", "live", set.Len(), "broken", len(set.Broken()), "took", time.Since(start).Round(time.Millisecond))
+	return nil
+}
+
+func (m *Matcher) observeLive() {
+	if m.Observer != nil {
+		m.Observer.Live(m.set.Len())
+	}
+}
+
+// Preload loads the triggers before the first commit comes, so that what is
+// wrong with them shows, and the first commit doesn't wait.
+func (m *Matcher) Preload(ctx context.Context) error {
+	return pgx.BeginTxFunc(ctx, m.Pool, pgx.TxOptions{IsoLevel: pgx.RepeatableRead}, func(tx pgx.Tx) error {
+		cp, found, err := m.Checkpoints.Load(ctx)
+		if err != nil || !found {
+			return err
+		}
+		m.position = cp.Position
+		if err := m.load(ctx, dbq.New(tx)); err != nil {
+			return err
+		}
+		m.marker.flush()
+		return nil
+	})
+}
+
+// Apply implements feed.Applier.
+func (m *Matcher) Apply(ctx context.Context, commits []*change.Commit, position change.EndLSN) error {
+	if err := m.ensurePartitions(ctx, commits); err != nil {
+		return err
+	}
+	err := pgx.BeginFunc(ctx, m.Pool, func(tx pgx.Tx) error {
+		q := dbq.New(tx)
+		if err := q.BeEngine(ctx); err != nil {
+			return fmt.Errorf("feed: %w", err)
+		}
+		if err := m.current(ctx, q); err != nil {
+			return err
+		}
+		b := &batch{Matcher: m, tx: tx, q: q, notes: newNotes()}
+		m.pipelines = map[string]bool{}
+		for _, c := range commits {
+			if err := b.commit(ctx, c); err != nil {
+				return err
+			}
+		}
+		if err := b.finish(ctx); err != nil {
+			return err
+		}
+		return m.Checkpoints.Advance(ctx, tx, position)
+	})
+	if err != nil {
+		// The set may be ahead of the checkpoint now: read it anew.
+		m.loaded = false
+		m.marker.drop()
+		return err
+	}
+	m.position = position
+	m.marker.flush()
+	m.observeLive()
+	return nil
+}
+
+// current makes sure that the loaded triggers are those of the checkpoint.
+func (m *Matcher) current(ctx context.Context, q *dbq.Queries) error {
+	if m.loaded && m.verify {
+		cp, _, err := m.Checkpoints.Load(ctx)
+		if err != nil {
+			return fmt.Errorf("checkpoint: %w", err)
+		}
+		if cp.Position == m.position {
+			m.verify = false
+			return m.refreshTypes(ctx)
+		}
+		m.loaded = false
+	}
+	if m.loaded {
+		return nil
+	}
+	return m.load(ctx, q)
+}
+
+// refreshTypes brings newly watched types in and drops unwatched ones.
+func (m *Matcher) refreshTypes(ctx context.Context) error {
+	m.layouts = map[*change.Relation]struct{}{}
+	types, err := m.Catalog.Types(ctx)
+	if err != nil {
+		return err
+	}
+	for name := range m.identities {
+		if !slices.Contains(types, name) {
+			m.broken(m.set.DropSchema(name))
+			delete(m.identities, name)
+		}
+	}
+	for _, name := range types {
+		t := m.Catalog.Type(name)
+		schema, err := m.Catalog.LayoutSchema(ctx, &t.Object, t.Layout())
+		if err != nil {
+			return err
+		}
+		m.broken(m.set.SetSchema(schema, nil))
+		m.recovered()
+		m.identity(t.Type, t.Identity, t.AlterIdentity())
+	}
+	return nil
+}
+
+// layout makes a table's layout known when the stream shows a new one.
+func (m *Matcher) layout(ctx context.Context, o *change.Object, rel *change.Relation) error {
+	if _, known := m.layouts[rel]; known {
+		return nil
+	}
+	schema, err := m.Catalog.LayoutSchema(ctx, o, rel)
+	if err != nil {
+		return err
+	}
+	m.broken(m.set.SetSchema(schema, rel))
+	m.recovered()
+	alter := "ALTER TABLE " + rel.String() + " REPLICA IDENTITY FULL"
+	if t := m.Catalog.Type(o.Type); t != nil {
+		alter = t.AlterIdentity()
+	}
+	m.identity(o.Type, rel.Identity, alter)
+	m.layouts[rel] = struct{}{}
+	return nil
+}
+
+// identity notes a table's replica identity, and shows its triggers degraded, or
+// whole again, when that changed.
+func (m *Matcher) identity(objectType string, identity byte, alter string) {
+	before, known := m.identities[objectType]
+	m.identities[objectType] = identity
+	switch {
+	case identity != change.IdentityFull:
+		m.marker.degrade(objectType, degradedText(alter))
+	case known && before != change.IdentityFull:
+		m.marker.recover(objectType)
+	case !known:
+		m.marker.recover(objectType)
+	}
+}
+
+func degradedText(alter string) string {
+	return "updates come without the old row, so only inserts fire: run " + alter
+}
+
+func (m *Matcher) broken(list []trigger.Broken) {
+	for _, b := range list {
+		m.marker.mark(b.TriggerID, b.Version, "invalid", b.Err.Error())
+	}
+}
+
+func (m *Matcher) recovered() {
+	for _, r := range m.set.TakeRecovered() {
+		m.markWhole(r.TriggerID, r.Version, r.ObjectType)
+	}
+}
+
+func (m *Matcher) markWhole(id int64, version int32, objectType string) {
+	if identity, known := m.identities[objectType]; known && identity != change.IdentityFull {
+		alter := ""
+		if t := m.Catalog.Type(objectType); t != nil {
+			alter = t.AlterIdentity()
+		}
+		m.marker.mark(id, version, "degraded", degradedText(alter))
+		return
+	}
+	m.marker.mark(id, version, "active", "")
+}
+
+// definition is a trigger's row as the stream or live_triggers has it.
+type definition struct {
+	id                                         int64
+	version                                    int32
+	organization, name, objectType, actionType string
+	query, actionParams                        json.RawMessage
+	status                                     string
+}
+
+// put makes a definition live and shows on its row when it can't be.
+func (m *Matcher) put(d definition) {
+	err := m.set.Put(trigger.Definition{
+		ID: d.id, Version: d.version, Organization: d.organization, Name: d.name, ObjectType: d.objectType,
+		Query: d.query, Location: m.Zones.Location(d.organization),
+	})
+	if err != nil {
+		text := err.Error()
+		if m.Catalog.Type(d.objectType) == nil {
+			text = catalog.NotWatched(d.objectType).Error()
+		}
+		m.marker.mark(d.id, d.version, "invalid", text)
+		return
+	}
+	degraded := m.identities[d.objectType] != change.IdentityFull
+	if d.status != "" && (d.status != "active" || degraded) || d.status == "" && degraded {
+		m.markWhole(d.id, d.version, d.objectType)
+	}
+}
+
+// ensurePartitions makes the audit's partitions for the days of the commits,
+// outside the feed's transaction.
+func (m *Matcher) ensurePartitions(ctx context.Context, commits []*change.Commit) error {
+	for _, c := range commits {
+		day := c.Time.UTC().Format(time.DateOnly)
+		if _, ok := m.partitions[day]; ok {
+			continue
+		}
+		if _, err := m.Pool.Exec(ctx, "SELECT pgautomate.ensure_firing_partition($1::text::date)", day); err != nil {
+			return fmt.Errorf("partition of trigger_firings for %s: %w", day, err)
+		}
+		m.partitions[day] = struct{}{}
+	}
+	return nil
+}
+
+// ChainName is how a trigger is named in a cause's chain.
+func ChainName(id int64, name string) string { return strconv.FormatInt(id, 10) + " " + name }
+
+// parseCause reads the cause of a commit; a message that can't be read still
+// says that an automation made it.
+func parseCause(messages []change.Message) (cause *jobs.Cause, suppressed bool, err error) {
+	for _, msg := range messages {
+		switch msg.Prefix {
+		case change.MessageSuppress:
+			suppressed = true
+		case change.MessageCause:
+			var c jobs.Cause
+			if bad := json.Unmarshal(msg.Content, &c); bad != nil {
+				err = errors.Join(err, bad)
+				c = jobs.Cause{Depth: 1}
+			}
+			if cause == nil || c.Depth > cause.Depth {
+				cause = &c
+			}
+		}
+	}
+	return cause, suppressed, err
+}

@@ -1,0 +1,550 @@
+// Package pgautomate is an automation engine for teams that already run
+// Postgres: apps write rows and get automations; DBAs read the state of every
+// job with plain SQL.
+//
+// The command pgautomate is one user of this package. Another program embeds the
+// engine, and teaches it its own action types:
+//
+//	engine, err := pgautomate.New(ctx, pgautomate.Config{DatabaseURL: url})
+//	if err != nil { … }
+//	err = engine.Register("assign_owner", pgautomate.HandlerFunc(
+//		func(ctx context.Context, a *pgautomate.Action) (pgautomate.Result, error) { … }))
+//	err = engine.Run(ctx) // until ctx ends
+package pgautomate
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"os"
+	"slices"
+	"sync/atomic"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/riverqueue/river"
+	"github.com/riverqueue/river/riverdriver/riverpgxv5"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/pgautomate/pgautomate/catalog"
+	"github.com/pgautomate/pgautomate/db"
+	"github.com/pgautomate/pgautomate/db/dbq"
+	"github.com/pgautomate/pgautomate/feed"
+	"github.com/pgautomate/pgautomate/firing"
+	"github.com/pgautomate/pgautomate/jobs"
+	"github.com/pgautomate/pgautomate/scheduler"
+)
+
+// What a program that embeds the engine needs of its own actions.
+type (
+	// Action is one action as its handler gets it.
+	Action = jobs.Action
+	// Result is what a handler reports when it did not fail.
+	Result = jobs.Result
+	// Handler runs one type of action.
+	Handler = jobs.Handler
+	// HandlerFunc makes a Handler of a function.
+	HandlerFunc = jobs.HandlerFunc
+)
+
+// Permanent marks a handler's error that no further attempt can mend.
+func Permanent(err error) error { return jobs.Permanent(err) }
+
+// RetryAfter postpones an action without using an attempt.
+func RetryAfter(d time.Duration, err error) error { return jobs.RetryAfter(d, err) }
+
+// Config says what the engine works on. Zero fields take the defaults given.
+type Config struct {
+	// DatabaseURL is the source database, and the one of the jobs. Required. It
+	// must lead to Postgres itself, not to a pooler: logical replication doesn't
+	// pass through one.
+	DatabaseURL string
+	Logger      *slog.Logger // default slog.Default()
+
+	// Parts says which parts this process runs; default (nil) all of them.
+	Parts []Part
+	// Queues limits the workers to these action types; default all that are registered.
+	Queues []string
+	// WorkersPerType is how many actions of one type run at once; default 50.
+	WorkersPerType int
+
+	// Slot is the replication slot; default pgautomate_<database>.
+	Slot string
+	// SMTPURL and EmailFrom are the default e-mail integration.
+	SMTPURL, EmailFrom string
+	// WebhookAllow are networks that webhooks may reach although they are private.
+	WebhookAllow []netip.Prefix
+	// WebhookSecret signs webhooks after Standard Webhooks.
+	WebhookSecret string
+
+	// ActionTimeout bounds one attempt of an action; default 5 minutes.
+	ActionTimeout time.Duration
+	// VisibleWithin bounds how long an action waits for its lead's row to become
+	// visible; default 5 minutes.
+	VisibleWithin time.Duration
+	// DeadAfter is how long a worker process may be silent before its actions
+	// run elsewhere; default 30 s.
+	DeadAfter time.Duration
+	// DrainTimeout is how long running actions may go on when Run is asked to
+	// end; default 20 s.
+	DrainTimeout time.Duration
+	// MaxDepth is how many automations may follow from one another; default 8.
+	MaxDepth int
+	// Poll is how often the scheduler looks for what became due; default 50 ms.
+	Poll time.Duration
+}
+
+// Part is a part of the engine that a process may run by itself. Several
+// processes may run the same part: one feeds and the others stand by; schedulers
+// and workers share.
+type Part string
+
+// The parts.
+const (
+	FeedPart      Part = "feed"
+	SchedulerPart Part = "scheduler"
+	WorkersPart   Part = "workers"
+)
+
+func (c *Config) has(p Part) bool { return slices.Contains(c.Parts, p) }
+
+// Engine is the whole: feed, scheduler and workers of one process.
+type Engine struct {
+	cfg      Config
+	logger   *slog.Logger
+	registry *jobs.Registry
+	catalog  *catalog.Catalog
+	zones    *zones
+	metrics  *Metrics
+
+	pool, feedPool, riverPool *pgxpool.Pool
+
+	river     *river.Client[pgx.Tx]
+	feed      *feed.Feed
+	matcher   *firing.Matcher
+	scheduler *scheduler.Scheduler
+	lifecycle *scheduler.Lifecycle
+	firings   *scheduler.Batcher[firingKey, struct{}]
+	executor  *jobs.Executor
+
+	worker  dbq.HeartbeatParams
+	running atomic.Bool // River works
+}
+
+// Actions that wait for their turn are cheap, so these are small: River pays for
+// each connection, and users' servers have few.
+const (
+	poolConns  = 16
+	feedConns  = 4
+	riverConns = 10
+)
+
+// New connects to the database, checks its schema, and readies all parts; Run
+// starts them. The schema is made when there is none. Errors are one line that
+// says what to do.
+func New(ctx context.Context, cfg Config) (*Engine, error) {
+	cfg = cfg.withDefaults()
+	e := &Engine{cfg: cfg, logger: cfg.Logger, metrics: NewMetrics()}
+	ok := false
+	defer func() {
+		if !ok {
+			e.Close()
+		}
+	}()
+	var err error
+	if e.pool, err = db.Open(ctx, cfg.DatabaseURL, "pgautomate", poolConns); err != nil {
+		return nil, err
+	}
+	if err := EnsureSchema(ctx, e.pool, cfg.Logger); err != nil {
+		return nil, err
+	}
+	if e.feedPool, err = db.Open(ctx, cfg.DatabaseURL, "pgautomate feed", feedConns); err != nil {
+		return nil, err
+	}
+	if e.riverPool, err = db.Open(ctx, cfg.DatabaseURL, "pgautomate river", riverConns); err != nil {
+		return nil, err
+	}
+	e.catalog = catalog.New(e.pool)
+	if err := e.catalog.Reload(ctx); err != nil {
+		return nil, err
+	}
+	e.zones = &zones{pool: e.pool, logger: cfg.Logger}
+	if err := e.zones.reload(ctx); err != nil {
+		return nil, err
+	}
+	e.registry, err = jobs.Defaults(jobs.Config{
+		SMTP:    jobs.SMTP{URL: cfg.SMTPURL, From: cfg.EmailFrom},
+		Webhook: jobs.Webhook{Secret: cfg.WebhookSecret, Allow: cfg.WebhookAllow},
+		Store:   &scheduler.Store{Rows: e.catalog},
+		Logger:  cfg.Logger,
+	})
+	if err != nil {
+		return nil, err
+	}
+	ok = true
+	return e, nil
+}
+
+func (c Config) withDefaults() Config {
+	if c.Logger == nil {
+		c.Logger = slog.Default()
+	}
+	if c.Parts == nil {
+		c.Parts = []Part{FeedPart, SchedulerPart, WorkersPart}
+	}
+	setDefault(&c.WorkersPerType, 50)
+	setDefault(&c.ActionTimeout, 5*time.Minute)
+	setDefault(&c.VisibleWithin, 5*time.Minute)
+	setDefault(&c.DeadAfter, 30*time.Second)
+	setDefault(&c.DrainTimeout, 20*time.Second)
+	return c
+}
+
+func setDefault[T comparable](v *T, to T) {
+	var zero T
+	if *v == zero {
+		*v = to
+	}
+}
+
+// EnsureSchema makes the schema when there is none, and refuses one that this
+// binary doesn't know.
+func EnsureSchema(ctx context.Context, pool *pgxpool.Pool, logger *slog.Logger) error {
+	err := db.CheckSchema(ctx, pool, logger)
+	if errors.Is(err, db.ErrNoSchema) {
+		return db.Migrate(ctx, pool, logger)
+	}
+	return err
+}
+
+// Register adds an action type. Call it before Run. The name is lower-case
+// letters, digits and underscores.
+func (e *Engine) Register(actionType string, h Handler) error {
+	return e.registry.Register(actionType, h)
+}
+
+// Registry gives the action types, for checking parameters.
+func (e *Engine) Registry() *jobs.Registry { return e.registry }
+
+// Catalog gives the watched tables.
+func (e *Engine) Catalog() *catalog.Catalog { return e.catalog }
+
+// Pool gives the engine's pool.
+func (e *Engine) Pool() *pgxpool.Pool { return e.pool }
+
+// River gives the River client; nil before Run.
+func (e *Engine) River() *river.Client[pgx.Tx] { return e.river }
+
+// Metrics gives the engine's Prometheus registry.
+func (e *Engine) Metrics() *prometheus.Registry { return e.metrics.registry }
+
+// Close lets go of the database. Run does it at its end.
+func (e *Engine) Close() {
+	for _, p := range []*pgxpool.Pool{e.pool, e.feedPool, e.riverPool} {
+		if p != nil {
+			p.Close()
+		}
+	}
+}
+
+// Prepare readies what Run starts, so that River and the feed are there for the
+// server before Run. It registers this process among the workers.
+func (e *Engine) Prepare(ctx context.Context) error {
+	if err := e.prepareWorker(ctx); err != nil {
+		return err
+	}
+	if err := e.prepareRiver(); err != nil {
+		return err
+	}
+	q := dbq.New(e.pool)
+	e.lifecycle = scheduler.NewLifecycle(scheduler.LifecycleConfig{
+		Pool: e.pool, Logger: e.logger, WorkerID: e.worker.ID, Store: &scheduler.Store{Rows: e.catalog}, Zones: e.zones,
+		Changed: func() { e.scheduler.Wake() }, Observer: e.metrics,
+	})
+	e.firings = scheduler.NewBatcher(500, 2, func(ctx context.Context, keys []firingKey) ([]struct{}, error) {
+		return e.insertFiringActions(ctx, q, keys)
+	})
+	e.scheduler = &scheduler.Scheduler{
+		Pool: e.pool, River: e.river, Logger: e.logger, Lifecycle: e.lifecycle, DeadAfter: e.cfg.DeadAfter, Poll: e.cfg.Poll,
+	}
+	e.scheduler.Init()
+	e.executor = &jobs.Executor{
+		Lifecycle: e.lifecycle, Registry: e.registry, Vars: e.vars, Logger: e.logger,
+		Timeout: e.cfg.ActionTimeout, VisibleWithin: e.cfg.VisibleWithin,
+	}
+	if e.cfg.has(FeedPart) {
+		return e.prepareFeed(ctx)
+	}
+	return nil
+}
+
+func (e *Engine) prepareWorker(ctx context.Context) error {
+	hostname, _ := os.Hostname()
+	capacity := map[string]int{}
+	if e.cfg.has(WorkersPart) {
+		types, err := e.types()
+		if err != nil {
+			return err
+		}
+		for _, t := range types {
+			capacity[t] = e.cfg.WorkersPerType
+		}
+		if len(e.cfg.Queues) == 0 {
+			capacity[jobs.UnknownQueue] = e.cfg.WorkersPerType
+		}
+	}
+	raw, err := json.Marshal(capacity)
+	if err != nil {
+		return fmt.Errorf("capacity: %w", err)
+	}
+	e.worker = dbq.HeartbeatParams{Hostname: hostname, Pid: int32(os.Getpid()), Capacity: raw} //nolint:gosec // a pid
+	e.worker.ID, err = dbq.New(e.pool).AddWorker(ctx, dbq.AddWorkerParams{
+		Hostname: e.worker.Hostname, Pid: e.worker.Pid, Capacity: e.worker.Capacity,
+	})
+	if err != nil {
+		return fmt.Errorf("this process can't be registered in pgautomate.workers: %w", err)
+	}
+	return nil
+}
+
+// types are the action types that this process works.
+func (e *Engine) types() ([]string, error) {
+	all := e.registry.Types()
+	if len(e.cfg.Queues) == 0 {
+		return all, nil
+	}
+	for _, t := range e.cfg.Queues {
+		if !slices.Contains(all, t) {
+			return nil, fmt.Errorf("there is no queue %q: queues are action types: %v", t, all)
+		}
+	}
+	return e.cfg.Queues, nil
+}
+
+func (e *Engine) prepareRiver() error {
+	config := &river.Config{
+		Schema: db.Schema,
+		Logger: db.Quiet(e.logger),
+		Workers: jobs.Workers(jobs.Work{
+			Action: func(ctx context.Context, id int64) error { return e.executor.Run(ctx, id) },
+			Firing: func(ctx context.Context, job *river.Job[jobs.FiringArgs]) error {
+				_, err := e.firings.Do(ctx, firingKey{job.Args.ID, job.Args.At})
+				return err
+			},
+			ObjectGone:    e.objectGone,
+			ObjectRenamed: e.objectRenamed,
+		}, e.cfg.ActionTimeout),
+		// River's own defaults are for long jobs on a quiet database: a job would
+		// wait 100 ms for the next fetch, and a killed worker's job an hour.
+		FetchCooldown:        5 * time.Millisecond,
+		FetchPollInterval:    250 * time.Millisecond,
+		JobTimeout:           10 * time.Second,
+		RescueStuckJobsAfter: 10 * time.Second,
+		// What an action or firing was is in our own tables; River's row is spent.
+		CompletedJobRetentionPeriod: time.Hour,
+	}
+	if e.cfg.has(WorkersPart) {
+		types, err := e.types()
+		if err != nil {
+			return err
+		}
+		config.Queues = map[string]river.QueueConfig{jobs.FiringQueue: {MaxWorkers: 200}}
+		for _, t := range types {
+			config.Queues[t] = river.QueueConfig{MaxWorkers: e.cfg.WorkersPerType}
+		}
+		if len(e.cfg.Queues) == 0 {
+			config.Queues[jobs.UnknownQueue] = river.QueueConfig{MaxWorkers: e.cfg.WorkersPerType}
+		}
+	}
+	var err error
+	if e.river, err = river.NewClient(riverpgxv5.New(e.riverPool), config); err != nil {
+		return fmt.Errorf("River: %w", err)
+	}
+	return nil
+}
+
+// ensurePublication must be done before the slot is made.
+func (e *Engine) ensurePublication(ctx context.Context) error {
+	return pgx.BeginFunc(ctx, e.pool, func(tx pgx.Tx) error {
+		statements, err := catalog.EnsurePublication(ctx, tx)
+		if err != nil {
+			return err
+		}
+		for _, s := range statements {
+			if _, err := tx.Exec(ctx, s); err != nil {
+				return fmt.Errorf("%s: %w; grant CREATE on the database to this user, or run it as a superuser", s, err)
+			}
+		}
+		return nil
+	})
+}
+
+// FeedConfig is what the feed of this engine is made of.
+func (e *Engine) feedConfig() feed.Config {
+	slot := e.slotName()
+	checkpoints := feed.NewCheckpoints(e.feedPool, slot)
+	e.matcher = firing.New(firing.Config{
+		Pool: e.feedPool, River: e.river, Catalog: e.catalog, Checkpoints: checkpoints, Logger: e.logger,
+		Observer: e.metrics, Zones: e.zones, MaxDepth: e.cfg.MaxDepth,
+	})
+	return feed.Config{
+		Conn: e.cfg.DatabaseURL, Slot: slot, Publication: catalog.Publication,
+		Objects: e.matcher, Applier: e.matcher, Store: checkpoints, Init: e.matcher.Init, Logger: e.logger,
+	}
+}
+
+func (e *Engine) prepareFeed(ctx context.Context) error {
+	if err := e.ensurePublication(ctx); err != nil {
+		return err
+	}
+	var err error
+	if e.feed, err = feed.New(e.feedConfig()); err != nil {
+		return fmt.Errorf("feed: %w", err)
+	}
+	e.metrics.feed = e.feed.Status
+	return nil
+}
+
+// HasCheckpoint says whether a feed ever ran from the slot: then making it anew
+// leaves a gap.
+func (e *Engine) HasCheckpoint(ctx context.Context) (bool, error) {
+	cp, found, err := feed.NewCheckpoints(e.feedPool, e.slotName()).Load(ctx)
+	return found && cp.Position > 0, err
+}
+
+func (e *Engine) slotName() string {
+	if e.cfg.Slot != "" {
+		return e.cfg.Slot
+	}
+	return catalog.SlotName(e.pool.Config().ConnConfig.Database)
+}
+
+// RecreateSlot makes the slot anew after it was lost, and records the gap. No
+// engine may be feeding from it.
+func (e *Engine) RecreateSlot(ctx context.Context, reason string) (feed.Recreated, error) {
+	if err := e.ensurePublication(ctx); err != nil {
+		return feed.Recreated{}, err
+	}
+	return feed.Recreate(ctx, e.feedConfig(), reason)
+}
+
+// Run runs the engine until ctx ends, then drains: the feed applies what has
+// arrived, running actions may finish (Config.DrainTimeout). It returns an error
+// only for what a person must mend.
+func (e *Engine) Run(ctx context.Context) error {
+	defer e.Close()
+	if e.river == nil {
+		if err := e.Prepare(ctx); err != nil {
+			return err
+		}
+	}
+	if e.cfg.has(WorkersPart) {
+		// Not ctx: its end would cut running actions short.
+		if err := e.river.Start(context.WithoutCancel(ctx)); err != nil {
+			return fmt.Errorf("River: %w", err)
+		}
+	}
+	e.running.Store(true)
+	group, parts := errgroup.WithContext(ctx)
+	beat, stopBeat := context.WithCancel(context.WithoutCancel(ctx))
+	group.Go(func() error { e.heartbeat(beat); return nil })
+	group.Go(func() error { e.zones.run(parts); return nil })
+	if e.cfg.has(FeedPart) {
+		marker, stopMarker := context.WithCancel(context.WithoutCancel(ctx))
+		group.Go(func() error { e.matcher.RunMarker(marker); return nil })
+		group.Go(func() error {
+			defer stopMarker()
+			return e.feed.Run(parts)
+		})
+	}
+	if e.cfg.has(SchedulerPart) {
+		group.Go(func() error { return e.scheduler.Run(parts) })
+	}
+	group.Go(func() error {
+		defer stopBeat()
+		<-parts.Done()
+		return e.stopWorkers(context.WithoutCancel(ctx))
+	})
+	err := group.Wait()
+	e.lifecycle.Stop()
+	e.firings.Stop()
+	return err
+}
+
+func (e *Engine) stopWorkers(ctx context.Context) error {
+	e.running.Store(false)
+	if !e.cfg.has(WorkersPart) {
+		return e.removeWorker(ctx)
+	}
+	soft, cancel := context.WithTimeout(ctx, e.cfg.DrainTimeout)
+	defer cancel()
+	if err := e.river.Stop(soft); err != nil {
+		hard, cancel := context.WithTimeout(ctx, 10*time.Second)
+		defer cancel()
+		if err := e.river.StopAndCancel(hard); err != nil {
+			// What still runs is given to another worker when our heartbeat stops.
+			e.logger.Warn("some actions did not end in time; they run again elsewhere", "error", err)
+			return nil
+		}
+	}
+	return e.removeWorker(ctx)
+}
+
+func (e *Engine) removeWorker(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	if err := dbq.New(e.pool).RemoveWorker(ctx, e.worker.ID); err != nil {
+		e.logger.Warn("this process stays in pgautomate.workers for a while", "error", err)
+	}
+	return nil
+}
+
+func (e *Engine) heartbeat(ctx context.Context) {
+	t := time.NewTicker(e.cfg.DeadAfter / 6)
+	defer t.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-t.C:
+		}
+		beat, cancel := context.WithTimeout(ctx, e.cfg.DeadAfter/2)
+		if err := dbq.New(e.pool).Heartbeat(beat, e.worker); err != nil && ctx.Err() == nil {
+			e.logger.Warn("no heartbeat", "error", err)
+		}
+		cancel()
+	}
+}
+
+// Ready says why the engine is not ready yet, in one line; nil when it is.
+func (e *Engine) Ready(ctx context.Context) error {
+	if !e.running.Load() {
+		return errors.New("the workers are not running")
+	}
+	if e.feed != nil {
+		s := e.feed.Status()
+		if s.State != feed.StateStreaming && s.State != feed.StateStandby {
+			if s.LastError != nil {
+				return fmt.Errorf("the feed is %s: %w", s.State, s.LastError)
+			}
+			return fmt.Errorf("the feed is %s", s.State)
+		}
+	}
+	if err := e.pool.Ping(ctx); err != nil {
+		return fmt.Errorf("the database does not answer: %w", err)
+	}
+	return nil
+}
+
+// FeedStatus tells about the feed; found is false when this process has none.
+func (e *Engine) FeedStatus() (s feed.Status, found bool) {
+	if e.feed == nil {
+		return s, false
+	}
+	return e.feed.Status(), true
+}

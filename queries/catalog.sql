@@ -1,0 +1,122 @@
+-- Object types, their relations, and what Postgres's own catalog says of them.
+-- Small tables, read whole or by primary key.
+
+-- name: ListObjectTypes :many
+SELECT name, table_name, id_column, organization_column, custom_column, identity_before::text AS identity_before
+  FROM pgautomate.object_types ORDER BY name;
+
+-- name: PutObjectType :exec
+INSERT INTO pgautomate.object_types AS o (name, table_name, id_column, organization_column, custom_column, identity_before)
+VALUES (@name, @table_name, @id_column, @organization_column, @custom_column, (@identity_before::text)::"char")
+ON CONFLICT (name) DO UPDATE SET table_name = excluded.table_name, id_column = excluded.id_column,
+    organization_column = excluded.organization_column, custom_column = excluded.custom_column;
+
+-- name: DeleteObjectType :exec
+DELETE FROM pgautomate.object_types WHERE name = @name;
+
+-- name: DeleteRelations :exec
+DELETE FROM pgautomate.object_relations;
+
+-- Both ways of every foreign key of one column between two watched tables.
+-- name: FillRelations :exec
+INSERT INTO pgautomate.object_relations (this_object_type, this_column, related_object_type, related_column, foreign_key)
+SELECT a.name, fa.attname, b.name, ta.attname, c.conname
+  FROM pg_catalog.pg_constraint c
+  JOIN pgautomate.object_types a ON to_regclass(a.table_name)::oid = c.conrelid
+  JOIN pgautomate.object_types b ON to_regclass(b.table_name)::oid = c.confrelid
+  JOIN pg_catalog.pg_attribute fa ON fa.attrelid = c.conrelid AND fa.attnum = c.conkey[1]
+  JOIN pg_catalog.pg_attribute ta ON ta.attrelid = c.confrelid AND ta.attnum = c.confkey[1]
+ WHERE c.contype = 'f' AND cardinality(c.conkey) = 1
+UNION
+SELECT b.name, ta.attname, a.name, fa.attname, c.conname
+  FROM pg_catalog.pg_constraint c
+  JOIN pgautomate.object_types a ON to_regclass(a.table_name)::oid = c.conrelid
+  JOIN pgautomate.object_types b ON to_regclass(b.table_name)::oid = c.confrelid
+  JOIN pg_catalog.pg_attribute fa ON fa.attrelid = c.conrelid AND fa.attnum = c.conkey[1]
+  JOIN pg_catalog.pg_attribute ta ON ta.attrelid = c.confrelid AND ta.attnum = c.confkey[1]
+ WHERE c.contype = 'f' AND cardinality(c.conkey) = 1
+ON CONFLICT DO NOTHING;
+
+-- name: ListRelations :many
+SELECT this_object_type, this_column, related_object_type, related_column, foreign_key
+  FROM pgautomate.object_relations ORDER BY 1, 3, 2;
+
+-- name: FindTable :one
+SELECT c.oid::bigint AS oid, n.nspname::text AS schema_name, c.relname::text AS table_name,
+       format('%I.%I', n.nspname, c.relname)::text AS quoted,
+       c.relkind::text AS kind, c.relreplident::text AS identity, c.relpersistence::text AS persistence
+  FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+ WHERE c.oid = to_regclass(@name::text)::oid;
+
+-- name: TableColumns :many
+SELECT a.attname::text AS name, a.atttypid::bigint AS type_oid, format_type(a.atttypid, a.atttypmod)::text AS type_name,
+       coalesce(a.attnotnull, false)::boolean AS not_null, (a.attgenerated <> '')::boolean AS is_generated
+  FROM pg_catalog.pg_attribute a
+ WHERE a.attrelid = (@oid::bigint)::oid AND a.attnum > 0 AND NOT a.attisdropped
+ ORDER BY a.attnum;
+
+-- The columns of the primary key, in its order.
+-- name: PrimaryKey :many
+SELECT a.attname::text AS name
+  FROM pg_catalog.pg_index i
+ CROSS JOIN LATERAL unnest(i.indkey) WITH ORDINALITY k (attnum, place)
+  JOIN pg_catalog.pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.attnum
+ WHERE i.indrelid = (@oid::bigint)::oid AND i.indisprimary
+ ORDER BY k.place;
+
+-- Columns that alone are unique, by a plain index.
+-- name: UniqueColumns :many
+SELECT a.attname::text AS name
+  FROM pg_catalog.pg_index i
+  JOIN pg_catalog.pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = i.indkey[0]
+ WHERE i.indrelid = (@oid::bigint)::oid AND i.indisunique AND i.indnkeyatts = 1 AND i.indpred IS NULL
+   AND i.indexprs IS NULL AND i.indisvalid;
+
+-- Domains resolved to what they are made of; everything else as it is.
+-- name: BaseTypes :many
+WITH RECURSIVE base AS (
+    SELECT t.oid AS asked, t.oid, t.typtype, t.typbasetype FROM pg_catalog.pg_type t WHERE t.oid = ANY ((@oids::bigint[])::oid[])
+    UNION ALL
+    SELECT b.asked, t.oid, t.typtype, t.typbasetype
+      FROM base b JOIN pg_catalog.pg_type t ON t.oid = b.typbasetype WHERE b.typtype = 'd'
+)
+SELECT asked::bigint AS asked, oid::bigint AS oid FROM base WHERE typtype <> 'd';
+
+-- name: PublicationExists :one
+SELECT EXISTS (SELECT FROM pg_catalog.pg_publication WHERE pubname = @name::text);
+
+-- name: PublishedTables :many
+SELECT format('%I.%I', n.nspname, c.relname)::text AS quoted
+  FROM pg_catalog.pg_publication p
+  JOIN pg_catalog.pg_publication_rel r ON r.prpubid = p.oid
+  JOIN pg_catalog.pg_class c ON c.oid = r.prrelid
+  JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+ WHERE p.pubname = @name::text;
+
+-- name: OrganizationTimeZone :one
+SELECT time_zone FROM pgautomate.organizations WHERE id = @id;
+
+-- name: OrganizationTimeZones :many
+SELECT id, time_zone FROM pgautomate.organizations WHERE time_zone <> 'UTC';
+
+-- name: ServerSettings :one
+SELECT current_setting('wal_level')::text AS wal_level,
+       coalesce(current_setting('max_slot_wal_keep_size', true), '')::text AS keep_size,
+       (current_setting('max_replication_slots')::integer - (SELECT count(*) FROM pg_catalog.pg_replication_slots))::integer AS free_slots,
+       (SELECT count(*) FROM pg_catalog.pg_replication_slots r WHERE r.slot_name IN (SELECT f.slot_name FROM pgautomate.feed_checkpoints f))::integer AS own_slots,
+       current_user::text AS role,
+       coalesce((SELECT u.rolreplication OR u.rolsuper FROM pg_catalog.pg_roles u WHERE u.rolname = current_user), false)::boolean AS replication;
+
+-- name: ListProblems :many
+SELECT coalesce(severity, '')::text AS severity, coalesce(subject, '')::text AS subject,
+       coalesce(problem, '')::text AS problem, coalesce(fix, '')::text AS fix
+  FROM pgautomate.problems;
+
+-- name: PublicationFilters :many
+SELECT format('%I.%I', n.nspname, c.relname)::text AS quoted
+  FROM pg_catalog.pg_publication p
+  JOIN pg_catalog.pg_publication_rel r ON r.prpubid = p.oid
+  JOIN pg_catalog.pg_class c ON c.oid = r.prrelid
+  JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+ WHERE p.pubname = @name::text
+   AND (to_jsonb(r) ->> 'prqual' IS NOT NULL OR to_jsonb(r) ->> 'prattrs' IS NOT NULL);

@@ -1,0 +1,313 @@
+-- What the scheduler asks. A claim's cost is that of what it claims: it goes in
+-- by lanes_next_idx (lanes whose time has come), then by
+-- lead_stage_actions_due_idx (each lane's oldest due actions).
+
+-- Is there anything to do at all? Three index probes.
+-- name: AnythingDue :one
+SELECT EXISTS (SELECT FROM pgautomate.due_signals) AS signals,
+       EXISTS (SELECT FROM pgautomate.advance_later WHERE noted_at < clock_timestamp() - interval '1 second') AS stalled;
+
+-- Signals become lanes. Relies on due_signals' primary key.
+-- name: MergeSignals :execrows
+WITH gone AS (
+    DELETE FROM pgautomate.due_signals WHERE id = ANY (ARRAY(
+        SELECT s.id FROM pgautomate.due_signals s ORDER BY s.id LIMIT @most::bigint FOR UPDATE SKIP LOCKED))
+    RETURNING organization_id, action_type, perform_at
+)
+INSERT INTO pgautomate.lanes AS l (organization_id, action_type, next_at)
+SELECT organization_id, action_type, min(perform_at) FROM gone GROUP BY 1, 2 ORDER BY 1, 2
+ON CONFLICT (organization_id, action_type) DO UPDATE SET next_at = least(l.next_at, excluded.next_at);
+
+-- Queued and running by type, all organizations. lead_stage_actions_in_flight_idx; reads only what is in flight.
+-- name: InFlight :many
+SELECT action_type, count(*) AS actions FROM pgautomate.lead_stage_actions
+ WHERE status IN ('queued', 'running') GROUP BY action_type;
+
+-- What live workers can run at once, by type.
+-- name: WorkerCapacity :many
+SELECT c.key::text AS action_type, sum(c.value::integer)::bigint AS capacity
+  FROM pgautomate.workers w CROSS JOIN LATERAL jsonb_each_text(w.capacity) c
+ WHERE w.heartbeat_at > now() - make_interval(secs => @dead_after_seconds)
+ GROUP BY 1;
+
+-- Lanes whose time has come, longest waiting first, of the types that have room.
+-- A budget of type '*' is shared by an organization's lanes, so it is locked too,
+-- here and not where it is read: what is read must be newer than the lock. Who
+-- doesn't get the lock leaves the lane for the next round. lanes_next_idx.
+-- name: LockLanes :many
+SELECT l.organization_id, l.action_type,
+       CASE WHEN EXISTS (SELECT FROM pgautomate.throttles x
+                          WHERE x.organization_id IN (l.organization_id, '*') AND x.action_type = '*')
+            THEN pg_try_advisory_xact_lock(hashtextextended('pgautomate.budget:' || l.organization_id, 0))
+            ELSE true END::boolean AS locked
+  FROM (SELECT unnest(@action_types::text[]) AS action_type, unnest(@most::bigint[]) AS most) t
+ CROSS JOIN LATERAL (
+       SELECT x.organization_id, x.action_type FROM pgautomate.lanes x
+        WHERE x.action_type = t.action_type AND x.next_at <= now()
+        ORDER BY x.next_at LIMIT t.most FOR UPDATE SKIP LOCKED) l;
+
+-- The same for types that no worker knows.
+-- name: LockUnknownLanes :many
+SELECT organization_id, action_type FROM pgautomate.lanes
+ WHERE action_type <> ALL (@known::text[]) AND next_at <= now()
+ ORDER BY next_at LIMIT @most::bigint FOR UPDATE SKIP LOCKED;
+
+-- Each lane's oldest parked action and timer, the throttle that holds for it and
+-- what of it is used.
+-- name: LaneHeads :many
+SELECT w.organization_id::text AS organization_id, w.action_type::text AS action_type,
+       (SELECT a.perform_at FROM pgautomate.lead_stage_actions a
+         WHERE a.organization_id = w.organization_id AND a.action_type = w.action_type
+           AND a.status = 'pending' AND a.perform_at IS NOT NULL
+         ORDER BY a.perform_at, a.id LIMIT 1) AS pending_at,
+       (SELECT a.perform_at FROM pgautomate.lead_stage_actions a
+         WHERE a.organization_id = w.organization_id AND a.action_type = w.action_type AND a.status = 'delayed'
+         ORDER BY a.perform_at, a.id LIMIT 1) AS timer_at,
+       now()::timestamptz AS now,
+       coalesce(th.action_type, '')::text AS budget, th.max_starts, th.max_running,
+       coalesce(u.starts, 0)::bigint AS starts,
+       coalesce(u.first_end + th.per, now())::timestamptz AS frees_at,
+       coalesce(f.queued, 0)::bigint AS queued, coalesce(f.running, 0)::bigint AS running
+  FROM (SELECT unnest(@organization_ids::text[]) AS organization_id, unnest(@action_types::text[]) AS action_type) w
+  LEFT JOIN LATERAL (
+       SELECT x.organization_id, x.action_type, x.max_starts, x.per, x.max_running FROM pgautomate.throttles x
+        WHERE x.organization_id IN (w.organization_id, '*') AND x.action_type IN (w.action_type, '*')
+        ORDER BY (x.organization_id = '*'), (x.action_type = '*') LIMIT 1) th ON true
+  LEFT JOIN LATERAL (
+       SELECT sum(s.starts) AS starts, min(s.slice_end) AS first_end FROM pgautomate.throttle_starts s
+        WHERE s.organization_id = w.organization_id AND s.action_type = th.action_type
+          AND s.slice_end > now() - th.per) u ON th.max_starts IS NOT NULL
+  LEFT JOIN LATERAL (
+       SELECT count(*) FILTER (WHERE a.status = 'queued') AS queued, count(*) FILTER (WHERE a.status = 'running') AS running
+         FROM pgautomate.lead_stage_actions a
+        WHERE a.organization_id = w.organization_id AND a.status IN ('queued', 'running')
+          AND (a.action_type = th.action_type
+               OR th.action_type = '*' AND NOT EXISTS (
+                  SELECT FROM pgautomate.throttles y
+                   WHERE y.action_type = a.action_type
+                     AND (y.organization_id = w.organization_id OR y.organization_id = '*' AND th.organization_id = '*')))
+       ) f ON th.action_type IS NOT NULL;
+
+-- The due-query: each lane's oldest due actions, as many as it may have.
+-- lead_stage_actions_due_idx; reads exactly what it claims.
+-- name: ClaimDue :many
+UPDATE pgautomate.lead_stage_actions q SET status = 'queued', queued_at = now()
+ WHERE q.id = ANY (ARRAY(
+       SELECT d.id
+         FROM (SELECT unnest(@organization_ids::text[]) AS organization_id, unnest(@action_types::text[]) AS action_type,
+                      unnest(@most::bigint[]) AS most) w
+        CROSS JOIN LATERAL (
+              SELECT a.id FROM pgautomate.lead_stage_actions a
+               WHERE a.organization_id = w.organization_id AND a.action_type = w.action_type
+                 AND a.status = 'pending' AND a.perform_at IS NOT NULL AND a.perform_at <= now()
+               ORDER BY a.perform_at, a.id LIMIT w.most FOR UPDATE SKIP LOCKED) d))
+RETURNING q.id, q.organization_id, q.action_type;
+
+-- Timers that have run out: no start, so no token. lead_stage_actions_timer_idx.
+-- name: ClaimTimers :many
+UPDATE pgautomate.lead_stage_actions q SET status = 'queued', queued_at = now()
+ WHERE q.id = ANY (ARRAY(
+       SELECT d.id
+         FROM (SELECT unnest(@organization_ids::text[]) AS organization_id, unnest(@action_types::text[]) AS action_type) w
+        CROSS JOIN LATERAL (
+              SELECT a.id FROM pgautomate.lead_stage_actions a
+               WHERE a.organization_id = w.organization_id AND a.action_type = w.action_type
+                 AND a.status = 'delayed' AND a.perform_at <= now()
+               ORDER BY a.perform_at, a.id LIMIT @most::bigint FOR UPDATE SKIP LOCKED) d))
+RETURNING q.id, q.organization_id, q.action_type;
+
+-- name: SetLanes :exec
+UPDATE pgautomate.lanes l SET next_at = w.next_at
+  FROM (SELECT unnest(@organization_ids::text[]) AS organization_id, unnest(@action_types::text[]) AS action_type,
+               unnest(@next_ats::timestamptz[]) AS next_at) w
+ WHERE l.organization_id = w.organization_id AND l.action_type = w.action_type;
+
+-- Takes queued actions for a worker. One that somebody has locked is not waited
+-- for. Primary key.
+-- name: StartActions :many
+WITH free AS MATERIALIZED (
+    SELECT a.id FROM pgautomate.lead_stage_actions a
+     WHERE a.id = ANY (@ids::bigint[]) AND a.status = 'queued' FOR UPDATE SKIP LOCKED
+)
+UPDATE pgautomate.lead_stage_actions a
+   SET status = 'running', worker_id = @worker_id::bigint, fence = a.fence + 1,
+       started_at = CASE WHEN a.timer THEN a.started_at ELSE now() END,
+       attempt = a.attempt + CASE WHEN a.timer THEN 0 ELSE 1 END
+ WHERE a.id = ANY (ARRAY(SELECT free.id FROM free))
+RETURNING a.id, a.organization_id, a.lead_id, a.lead_stage_id, a.sequence_number, a.action_type, a.params, a.attempt,
+          a.max_attempts, a.perform_at, a.result, a.object_type, a.firing_id, a.firing_at, a.cause, a.depth, a.fence,
+          a.timer, a.waiting_since, now()::timestamptz AS now;
+
+-- name: StillQueued :many
+SELECT id FROM pgautomate.lead_stage_actions WHERE id = ANY (@ids::bigint[]) AND status = 'queued';
+
+-- Counts starts against their budgets, in slices of a 64th of the window.
+-- name: CountStarts :exec
+INSERT INTO pgautomate.throttle_starts AS c (organization_id, action_type, slice_start, slice_end, starts)
+SELECT s.organization_id, th.action_type, b.slice_start, b.slice_start + th.per / 64, sum(s.starts)
+  FROM (SELECT unnest(@organization_ids::text[]) AS organization_id, unnest(@action_types::text[]) AS action_type,
+               unnest(@starts::integer[]) AS starts) s
+ CROSS JOIN LATERAL (
+       SELECT x.action_type, x.per, x.max_starts FROM pgautomate.throttles x
+        WHERE x.organization_id IN (s.organization_id, '*') AND x.action_type IN (s.action_type, '*')
+        ORDER BY (x.organization_id = '*'), (x.action_type = '*') LIMIT 1) th
+ CROSS JOIN LATERAL (SELECT to_timestamp(
+       floor(extract(epoch FROM now()) / (extract(epoch FROM th.per) / 64)) * (extract(epoch FROM th.per) / 64)) AS slice_start) b
+ WHERE th.max_starts IS NOT NULL
+ GROUP BY 1, 2, 3, 4 ORDER BY 1, 2, 3
+ON CONFLICT (organization_id, action_type, slice_start, slice_end) DO UPDATE SET starts = c.starts + excluded.starts;
+
+-- Writes outcomes, each only if the worker still holds its action. One that
+-- somebody has locked is not waited for.
+-- name: FinishActions :many
+WITH done AS MATERIALIZED (
+    SELECT unnest(@ids::bigint[]) AS id, unnest(@fences::bigint[]) AS fence, unnest(@statuses::text[]) AS status,
+           nullif(unnest(@perform_ats::timestamptz[]), 'epoch') AS perform_at,
+           nullif(unnest(@results::jsonb[]), 'null') AS result,
+           nullif(unnest(@errors::text[]), '') AS error, nullif(unnest(@reasons::text[]), '') AS reason,
+           unnest(@refunds::integer[]) AS refund, unnest(@timers::boolean[]) AS timer,
+           nullif(unnest(@waiting_sinces::timestamptz[]), 'epoch') AS waiting_since
+), free AS MATERIALIZED (
+    SELECT a.id FROM pgautomate.lead_stage_actions a JOIN done d ON d.id = a.id AND d.fence = a.fence
+     WHERE a.id = ANY (@ids::bigint[]) AND a.status = 'running' FOR UPDATE OF a SKIP LOCKED
+)
+UPDATE pgautomate.lead_stage_actions a
+   SET status = d.status::pgautomate.job_status,
+       perform_at = coalesce(d.perform_at, a.perform_at),
+       result = coalesce(d.result, a.result),
+       error = d.error,
+       reason = d.reason,
+       attempt = a.attempt - d.refund,
+       timer = d.timer,
+       waiting_since = d.waiting_since,
+       worker_id = NULL,
+       finished_at = CASE WHEN d.status IN ('completed', 'failed', 'canceled', 'skipped') THEN now() END
+  FROM done d
+ WHERE a.id = d.id AND a.id = ANY (ARRAY(SELECT free.id FROM free))
+RETURNING a.id, a.lead_stage_id, a.organization_id, a.action_type, a.status::text AS status, a.perform_at;
+
+-- name: StillHeld :many
+SELECT a.id FROM pgautomate.lead_stage_actions a
+  JOIN (SELECT unnest(@ids::bigint[]) AS id, unnest(@fences::bigint[]) AS fence) d ON d.id = a.id AND d.fence = a.fence
+ WHERE a.status = 'running';
+
+-- The same for one action whose effect runs in this transaction; waits for locks.
+-- name: HoldAction :one
+SELECT a.id FROM pgautomate.lead_stage_actions a
+ WHERE a.id = @id AND a.fence = @fence AND a.status = 'running' FOR UPDATE;
+
+-- name: Signal :exec
+INSERT INTO pgautomate.due_signals (organization_id, action_type, perform_at)
+SELECT unnest(@organization_ids::text[]), unnest(@action_types::text[]), unnest(@perform_ats::timestamptz[]);
+
+-- name: Advance :exec
+SELECT pgautomate.advance_lead_stages(@lead_stage_ids::bigint[]);
+
+-- name: CloseStages :one
+SELECT pgautomate.close_lead_stages(@lead_stage_ids::bigint[], @status::text, @reason::text, @action_reason::text)::integer;
+
+-- name: TakeStalled :many
+DELETE FROM pgautomate.advance_later WHERE ctid = ANY (ARRAY(
+    SELECT l.ctid FROM pgautomate.advance_later l WHERE l.noted_at < clock_timestamp() - interval '1 second'
+     LIMIT 1000 FOR UPDATE SKIP LOCKED))
+RETURNING lead_stage_id;
+
+-- name: BeEngine :exec
+SELECT set_config('pgautomate.engine', 'on', true);
+
+-- name: EmitCause :exec
+SELECT pg_logical_emit_message(true, 'pgautomate.cause', @cause::text);
+
+-- name: AddWorker :one
+INSERT INTO pgautomate.workers (hostname, pid, capacity) VALUES (@hostname, @pid, @capacity) RETURNING id;
+
+-- name: Heartbeat :exec
+INSERT INTO pgautomate.workers (id, hostname, pid, capacity) OVERRIDING SYSTEM VALUE VALUES (@id, @hostname, @pid, @capacity)
+ON CONFLICT (id) DO UPDATE SET heartbeat_at = now();
+
+-- name: RemoveWorker :exec
+DELETE FROM pgautomate.workers WHERE id = @id;
+
+-- name: RemoveDeadWorkers :exec
+DELETE FROM pgautomate.workers w WHERE w.heartbeat_at < now() - interval '1 hour'
+   AND NOT EXISTS (SELECT FROM pgautomate.lead_stage_actions a WHERE a.status IN ('queued', 'running') AND a.worker_id = w.id);
+
+-- Actions of workers that are gone run again. Reads what is in flight.
+-- name: RescueRunning :many
+WITH lost AS MATERIALIZED (
+    SELECT a.id FROM pgautomate.lead_stage_actions a
+      LEFT JOIN pgautomate.workers w ON w.id = a.worker_id
+     WHERE a.status IN ('queued', 'running') AND a.status = 'running'
+       AND (w.id IS NULL OR w.heartbeat_at < now() - make_interval(secs => @dead_after_seconds))
+       FOR UPDATE OF a SKIP LOCKED
+)
+UPDATE pgautomate.lead_stage_actions a
+   SET status = CASE WHEN a.attempt >= a.max_attempts AND NOT a.timer THEN 'failed' ELSE 'pending' END::pgautomate.job_status,
+       perform_at = now(), worker_id = NULL, fence = a.fence + 1,
+       error = 'the process that ran it ended without a word',
+       finished_at = CASE WHEN a.attempt >= a.max_attempts AND NOT a.timer THEN now() END
+ WHERE a.id = ANY (ARRAY(SELECT lost.id FROM lost))
+RETURNING a.id, a.lead_stage_id, a.organization_id, a.action_type, a.status::text AS status, a.params;
+
+-- Queued actions whose carrier is late get another one; the first to arrive counts.
+-- name: RequeueStale :many
+WITH stale AS MATERIALIZED (
+    SELECT a.id FROM pgautomate.lead_stage_actions a
+     WHERE a.status IN ('queued', 'running') AND a.status = 'queued'
+       AND a.queued_at < now() - make_interval(secs => @late_after_seconds)
+     LIMIT 5000 FOR UPDATE OF a SKIP LOCKED
+)
+UPDATE pgautomate.lead_stage_actions a SET queued_at = now()
+ WHERE a.id = ANY (ARRAY(SELECT stale.id FROM stale))
+RETURNING a.id, a.action_type;
+
+-- name: DeleteOldStarts :exec
+DELETE FROM pgautomate.throttle_starts s
+ WHERE s.slice_end < now() - greatest((SELECT max(t.per) FROM pgautomate.throttles t), interval '1 hour');
+
+-- name: FindStage :one
+SELECT s.id, s.pipeline_id, p.organization_id, p.object_type, s.name AS stage_name, p.name AS pipeline_name
+  FROM pgautomate.pipeline_stages s JOIN pgautomate.pipelines p ON p.id = s.pipeline_id
+ WHERE p.organization_id = @organization_id
+   AND (sqlc.narg(pipeline_id)::bigint IS NULL OR p.id = sqlc.narg(pipeline_id))
+   AND (@pipeline::text = '' OR p.name = @pipeline OR p.id::text = @pipeline)
+   AND (s.name = @stage::text OR s.id::text = @stage)
+ ORDER BY (s.name = @stage) DESC, s.id LIMIT 1;
+
+-- name: StagePipeline :one
+SELECT l.pipeline_id, l.pipeline_stage_id, l.status, l.cause, l.depth FROM pgautomate.lead_stages l WHERE l.id = @id;
+
+-- name: EnterStage :one
+INSERT INTO pgautomate.lead_stages (organization_id, lead_id, pipeline_id, pipeline_stage_id, cause, depth)
+VALUES (@organization_id, @lead_id, 0, @pipeline_stage_id, sqlc.narg(cause), @depth)
+RETURNING id, status, reason;
+
+-- name: SetEntry :exec
+SELECT set_config('pgautomate.entry', @how::text, true);
+
+-- Runs whose lead is gone, or left its organization.
+-- name: CloseRunsOf :one
+SELECT coalesce(pgautomate.close_lead_stages(array_agg(s.id), 'exited', @reason::text, @reason::text), 0)::integer
+  FROM (SELECT l.id FROM pgautomate.lead_stages l
+          JOIN pgautomate.pipelines p ON p.id = l.pipeline_id AND p.object_type = @object_type::text
+         WHERE l.status = 'active' AND l.organization_id = @organization_id::text
+           AND l.lead_id = ANY (@lead_ids::text[])) s;
+
+-- name: RenameLead :exec
+WITH moved AS (
+    UPDATE pgautomate.lead_stages l SET lead_id = @new_id::text
+      FROM pgautomate.pipelines p
+     WHERE p.id = l.pipeline_id AND p.object_type = @object_type::text
+       AND l.organization_id = @organization_id::text AND l.lead_id = @old_id::text AND l.status = 'active'
+       AND NOT EXISTS (SELECT FROM pgautomate.lead_stages o WHERE o.organization_id = l.organization_id
+                          AND o.lead_id = @new_id AND o.pipeline_id = l.pipeline_id AND o.status = 'active')
+    RETURNING l.id, l.pipeline_id
+), runs AS (
+    INSERT INTO pgautomate.lead_runs (organization_id, lead_id, pipeline_id, entries, last_entered_at)
+    SELECT @organization_id, @new_id, r.pipeline_id, r.entries, r.last_entered_at
+      FROM pgautomate.lead_runs r JOIN moved m ON m.pipeline_id = r.pipeline_id
+     WHERE r.organization_id = @organization_id AND r.lead_id = @old_id
+    ON CONFLICT DO NOTHING
+)
+UPDATE pgautomate.lead_stage_actions a SET lead_id = @new_id
+  FROM moved WHERE a.lead_stage_id = moved.id;

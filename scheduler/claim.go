@@ -1,0 +1,242 @@
+package scheduler
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/riverqueue/river"
+
+	"github.com/pgautomate/pgautomate/db/dbq"
+	"github.com/pgautomate/pgautomate/jobs"
+)
+
+// never is when a lane with nothing parked is looked at next: when a signal says so.
+var never = time.Date(9999, 1, 1, 0, 0, 0, 0, time.UTC)
+
+type laneKey struct{ organization, actionType string }
+
+// lane is one lane in a claim.
+type lane struct {
+	laneKey
+	dbq.LaneHeadsRow
+
+	claimed int
+}
+
+func (l *lane) due() bool   { return l.PendingAt != nil && !l.PendingAt.After(l.Now) }
+func (l *lane) timer() bool { return l.TimerAt != nil && !l.TimerAt.After(l.Now) }
+
+func (l *lane) budget() Budget {
+	return Budget{MaxStarts: l.MaxStarts, MaxRunning: l.MaxRunning, Starts: l.Starts, Queued: l.Queued, Running: l.Running}
+}
+
+// nextAt says when the lane is next worth a look.
+func (l *lane) nextAt(s *Scheduler) time.Time {
+	next := never
+	if l.TimerAt != nil {
+		next = *l.TimerAt
+	}
+	switch {
+	case l.PendingAt == nil:
+		return next
+	case !l.due():
+		return earlier(next, *l.PendingAt)
+	}
+	// Looked at again within LimitsAfter, so that a changed throttle is noticed.
+	switch l.budget().Held() {
+	case HeldByStarts:
+		return earlier(next, earlier(l.FreesAt, l.Now.Add(s.LimitsAfter)))
+	case Paused:
+		return earlier(next, l.Now.Add(s.LimitsAfter))
+	case HeldByRunning:
+		return earlier(next, l.Now.Add(200*time.Millisecond))
+	case NotHeld:
+	}
+	return l.Now // to the end of the line
+}
+
+func earlier(a, b time.Time) time.Time {
+	if b.Before(a) {
+		return b
+	}
+	return a
+}
+
+// claim takes what is due and has room, once; it returns how many actions it
+// queued, and whether it is worth trying again at once.
+func (s *Scheduler) claim(ctx context.Context, room map[string]int, known []string, unknown bool) (claimed int, err error) {
+	var types []string
+	var most []int64
+	for t, n := range room {
+		if n > 0 {
+			// Never more lanes than there is room for: each gets something, none loses its place.
+			types, most = append(types, t), append(most, int64(min(n, s.LanesPerClaim)))
+		}
+	}
+	err = pgx.BeginFunc(ctx, s.Pool, func(tx pgx.Tx) error {
+		q := dbq.New(tx)
+		keys, err := s.lockLanes(ctx, q, types, most, known, unknown)
+		if err != nil || len(keys) == 0 {
+			return err
+		}
+		if err := q.BeEngine(ctx); err != nil {
+			return fmt.Errorf("claim: %w", err)
+		}
+		organizations, actionTypes := columns(keys)
+		lanes, err := s.heads(ctx, q, organizations, actionTypes)
+		if err != nil {
+			return err
+		}
+		carriers, err := s.take(ctx, q, lanes, room)
+		if err != nil {
+			return err
+		}
+		if len(carriers) > 0 {
+			if _, err := s.River.InsertManyFastTx(ctx, tx, carriers); err != nil {
+				return fmt.Errorf("carriers: %w", err)
+			}
+		}
+		claimed = len(carriers)
+		// What is left, read after the claim.
+		lanes, err = s.heads(ctx, q, organizations, actionTypes)
+		if err != nil {
+			return err
+		}
+		nexts := make([]time.Time, len(keys))
+		for i, k := range keys {
+			nexts[i] = never
+			if l := lanes[k]; l != nil {
+				nexts[i] = l.nextAt(s)
+			}
+		}
+		err = q.SetLanes(ctx, dbq.SetLanesParams{OrganizationIds: organizations, ActionTypes: actionTypes, NextAts: nexts})
+		if err != nil {
+			return fmt.Errorf("lanes: %w", err)
+		}
+		return nil
+	})
+	return claimed, err
+}
+
+func (s *Scheduler) lockLanes(ctx context.Context, q *dbq.Queries, types []string, most []int64, known []string, unknown bool) ([]laneKey, error) {
+	var keys []laneKey
+	if len(types) > 0 {
+		rows, err := q.LockLanes(ctx, dbq.LockLanesParams{ActionTypes: types, Most: most})
+		if err != nil {
+			return nil, fmt.Errorf("lanes: %w", err)
+		}
+		for _, r := range rows {
+			if r.Locked {
+				keys = append(keys, laneKey{r.OrganizationID, r.ActionType})
+			}
+		}
+	}
+	if unknown {
+		rows, err := q.LockUnknownLanes(ctx, dbq.LockUnknownLanesParams{Known: known, Most: int64(s.LanesPerClaim)})
+		if err != nil {
+			return nil, fmt.Errorf("lanes: %w", err)
+		}
+		for _, r := range rows {
+			keys = append(keys, laneKey{r.OrganizationID, r.ActionType})
+		}
+	}
+	return keys, nil
+}
+
+func columns(keys []laneKey) (organizations, actionTypes []string) {
+	for _, k := range keys {
+		organizations = append(organizations, k.organization)
+		actionTypes = append(actionTypes, k.actionType)
+	}
+	return organizations, actionTypes
+}
+
+func (s *Scheduler) heads(ctx context.Context, q *dbq.Queries, organizations, actionTypes []string) (map[laneKey]*lane, error) {
+	rows, err := q.LaneHeads(ctx, dbq.LaneHeadsParams{OrganizationIds: organizations, ActionTypes: actionTypes})
+	if err != nil {
+		return nil, fmt.Errorf("lanes: %w", err)
+	}
+	lanes := make(map[laneKey]*lane, len(rows))
+	for _, r := range rows {
+		k := laneKey{r.OrganizationID, r.ActionType}
+		lanes[k] = &lane{laneKey: k, LaneHeadsRow: r}
+	}
+	return lanes, nil
+}
+
+// take shares the room of each type among its lanes and claims.
+func (s *Scheduler) take(ctx context.Context, q *dbq.Queries, lanes map[laneKey]*lane, room map[string]int) ([]river.InsertManyParams, error) {
+	due := map[string]int{}
+	for _, l := range lanes {
+		if l.due() && l.budget().Allowance() > 0 {
+			due[l.actionType]++
+		}
+	}
+	var organizations, types, timerOrganizations, timerTypes []string
+	var most []int64
+	// A budget of type '*' is one for all lanes of its organization.
+	type budgetKey struct{ organization, budget string }
+	taken := map[budgetKey]int{}
+	for _, l := range lanes {
+		left, ok := room[l.actionType]
+		if !ok {
+			left = s.LanesPerClaim // a type that nobody knows: to be failed
+		}
+		if left <= 0 {
+			continue
+		}
+		if l.timer() {
+			timerOrganizations, timerTypes = append(timerOrganizations, l.organization), append(timerTypes, l.actionType)
+		}
+		if !l.due() {
+			continue
+		}
+		k := budgetKey{l.organization, l.Budget}
+		n := share(left, due[l.actionType])
+		if l.Budget != "" {
+			n = min(n, l.budget().Take(taken[k]).Allowance())
+		}
+		if n <= 0 {
+			continue
+		}
+		taken[k] += n
+		organizations, types, most = append(organizations, l.organization), append(types, l.actionType), append(most, int64(n))
+	}
+	var carriers []river.InsertManyParams
+	if len(organizations) > 0 {
+		rows, err := q.ClaimDue(ctx, dbq.ClaimDueParams{OrganizationIds: organizations, ActionTypes: types, Most: most})
+		if err != nil {
+			return nil, fmt.Errorf("claim: %w", err)
+		}
+		for _, r := range rows {
+			carriers = append(carriers, s.carrier(r.ID, r.ActionType, room))
+		}
+	}
+	if len(timerOrganizations) > 0 {
+		rows, err := q.ClaimTimers(ctx, dbq.ClaimTimersParams{
+			OrganizationIds: timerOrganizations, ActionTypes: timerTypes, Most: int64(s.TimersPerClaim),
+		})
+		if err != nil {
+			return nil, fmt.Errorf("timers: %w", err)
+		}
+		for _, r := range rows {
+			carriers = append(carriers, s.carrier(r.ID, r.ActionType, room))
+		}
+	}
+	return carriers, nil
+}
+
+// carrier makes the River job for an action; one whose type no worker knows goes
+// where it is failed with a clear word.
+func (s *Scheduler) carrier(id int64, actionType string, room map[string]int) river.InsertManyParams {
+	queue := actionType
+	if _, ok := room[actionType]; !ok {
+		queue = jobs.UnknownQueue
+	}
+	return river.InsertManyParams{
+		Args:       jobs.ActionArgs{ID: id},
+		InsertOpts: &river.InsertOpts{Queue: queue, MaxAttempts: 3},
+	}
+}

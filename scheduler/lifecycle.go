@@ -1,0 +1,476 @@
+package scheduler
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/pgautomate/pgautomate/db/dbq"
+	"github.com/pgautomate/pgautomate/jobs"
+)
+
+// Lifecycle starts actions and writes their outcomes, for all workers of this
+// process together: many of either in few statements. It implements jobs.Lifecycle.
+type Lifecycle struct {
+	pool   *pgxpool.Pool
+	logger *slog.Logger
+	worker int64
+	store  *Store
+	zones  Zones
+	// changed is called when something became due or room became free.
+	changed func()
+	// observe is told of each start and end, for metrics.
+	observe Observer
+
+	starts   *Batcher[int64, startAnswer]
+	finishes *Batcher[finish, finishAnswer]
+}
+
+// Zones gives organizations' time zones.
+type Zones interface {
+	Location(organization string) *time.Location
+}
+
+// Observer is told what happens to actions; its methods must be quick.
+type Observer interface {
+	Started(actionType string, late time.Duration)
+	Ended(actionType, status string)
+}
+
+// LifecycleConfig is what a Lifecycle needs.
+type LifecycleConfig struct {
+	Pool     *pgxpool.Pool
+	Logger   *slog.Logger
+	WorkerID int64 // of this process, in pgautomate.workers
+	Store    *Store
+	Zones    Zones
+	Changed  func()
+	Observer Observer
+}
+
+// batchTime bounds one batch of starts or outcomes.
+const batchTime = 20 * time.Second
+
+// NewLifecycle makes a Lifecycle; Stop ends it.
+func NewLifecycle(c LifecycleConfig) *Lifecycle {
+	l := &Lifecycle{
+		pool: c.Pool, logger: c.Logger, worker: c.WorkerID, store: c.Store, zones: c.Zones, changed: c.Changed, observe: c.Observer,
+	}
+	l.starts = NewBatcher(500, 1, l.startBatch)
+	l.finishes = NewBatcher(500, 1, l.finishBatch)
+	return l
+}
+
+// Stop waits for batches under way; later calls fail with context.Canceled.
+func (l *Lifecycle) Stop() {
+	l.starts.Stop()
+	l.finishes.Stop()
+}
+
+type startAnswer struct {
+	started *jobs.Started
+	locked  bool // somebody holds the row: ask again
+}
+
+// Start takes a queued action; nil when it is no longer queued.
+func (l *Lifecycle) Start(ctx context.Context, id int64) (*jobs.Started, error) {
+	for {
+		answer, err := l.starts.Do(ctx, id)
+		if err != nil || !answer.locked {
+			return answer.started, err
+		}
+		if err := pause(ctx, 100*time.Millisecond); err != nil {
+			return nil, err
+		}
+	}
+}
+
+func pause(ctx context.Context, d time.Duration) error {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-t.C:
+		return nil
+	}
+}
+
+func (l *Lifecycle) startBatch(ctx context.Context, ids []int64) ([]startAnswer, error) {
+	ctx, cancel := context.WithTimeout(ctx, batchTime)
+	defer cancel()
+	answers := make([]startAnswer, len(ids))
+	index := make(map[int64]int, len(ids))
+	for i, id := range ids {
+		index[id] = i // carriers of one action in one batch: the last one gets it
+	}
+	var rows []dbq.StartActionsRow
+	err := pgx.BeginFunc(ctx, l.pool, func(tx pgx.Tx) error {
+		q := dbq.New(tx)
+		if err := q.BeEngine(ctx); err != nil {
+			return err
+		}
+		var err error
+		if rows, err = q.StartActions(ctx, dbq.StartActionsParams{Ids: ids, WorkerID: l.worker}); err != nil {
+			return err
+		}
+		if count := countStarts(rows); len(count.Starts) > 0 {
+			return q.CountStarts(ctx, count)
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("start: %w", err)
+	}
+	taken := time.Now()
+	for i := range rows {
+		s := l.started(&rows[i], taken)
+		answers[index[rows[i].ID]].started = s
+		if l.observe != nil && !s.Action.Resumed {
+			l.observe.Started(s.Action.Type, max(0, s.Action.Now.Sub(s.Action.PerformAt)))
+		}
+	}
+	if len(rows) < len(index) {
+		if err := l.markLocked(ctx, ids, index, answers); err != nil {
+			return nil, err
+		}
+	}
+	return answers, nil
+}
+
+// markLocked tells what is locked by somebody from what is no longer queued.
+func (l *Lifecycle) markLocked(ctx context.Context, ids []int64, index map[int64]int, answers []startAnswer) error {
+	var missing []int64
+	for _, id := range ids {
+		if answers[index[id]].started == nil {
+			missing = append(missing, id)
+		}
+	}
+	still, err := dbq.New(l.pool).StillQueued(ctx, missing)
+	if err != nil {
+		return fmt.Errorf("start: %w", err)
+	}
+	for _, id := range still {
+		answers[index[id]].locked = true
+	}
+	return nil
+}
+
+func countStarts(rows []dbq.StartActionsRow) dbq.CountStartsParams {
+	counts := map[laneKey]int32{}
+	for _, r := range rows {
+		if !r.Timer {
+			counts[laneKey{r.OrganizationID, r.ActionType}]++
+		}
+	}
+	var p dbq.CountStartsParams
+	for k, n := range counts {
+		p.OrganizationIds, p.ActionTypes, p.Starts = append(p.OrganizationIds, k.organization), append(p.ActionTypes, k.actionType), append(p.Starts, n)
+	}
+	return p
+}
+
+func (l *Lifecycle) started(r *dbq.StartActionsRow, taken time.Time) *jobs.Started {
+	s := &jobs.Started{
+		Action: jobs.Action{
+			ID: r.ID, OrganizationID: r.OrganizationID, LeadID: r.LeadID, ObjectType: r.ObjectType,
+			SequenceNumber: int(r.SequenceNumber), Type: r.ActionType, Params: r.Params,
+			Attempt: int(r.Attempt), MaxAttempts: int(r.MaxAttempts), Resumed: r.Timer, Now: r.Now,
+			Location: time.UTC, PerformAt: r.Now,
+		},
+		Fence: r.Fence, Taken: taken,
+	}
+	if l.zones != nil {
+		s.Action.Location = l.zones.Location(r.OrganizationID)
+	}
+	if r.LeadStageID != nil {
+		s.Action.LeadStageID = *r.LeadStageID
+	}
+	if r.PerformAt != nil {
+		s.Action.PerformAt = *r.PerformAt
+	}
+	if r.FiringID != nil {
+		s.Action.FiringID = *r.FiringID
+	}
+	if r.FiringAt != nil {
+		s.FiringAt = *r.FiringAt
+	}
+	if r.Timer {
+		s.Action.Parked = r.Result
+	}
+	if r.WaitingSince != nil {
+		s.WaitingSince = *r.WaitingSince
+	}
+	if len(r.Cause) > 0 {
+		var cause jobs.Cause
+		if err := json.Unmarshal(r.Cause, &cause); err == nil {
+			s.Action.Cause = &cause
+		}
+	}
+	return s
+}
+
+type finish struct {
+	s *jobs.Started
+	o jobs.Outcome
+}
+
+type finishAnswer struct{ locked bool }
+
+// Finish writes an outcome; see jobs.Lifecycle.
+func (l *Lifecycle) Finish(ctx context.Context, s *jobs.Started, o jobs.Outcome) error {
+	if o.Effect != nil || o.Status == jobs.StatusFailed && o.OnError.Policy == jobs.OnErrorStage {
+		return l.finishWithEffect(ctx, s, o)
+	}
+	for {
+		answer, err := l.finishes.Do(ctx, finish{s, o})
+		if err != nil || !answer.locked {
+			return err
+		}
+		if err := pause(ctx, 100*time.Millisecond); err != nil {
+			return err
+		}
+	}
+}
+
+func (l *Lifecycle) finishBatch(ctx context.Context, batch []finish) ([]finishAnswer, error) {
+	ctx, cancel := context.WithTimeout(ctx, batchTime)
+	defer cancel()
+	answers := make([]finishAnswer, len(batch))
+	index := make(map[int64]int, len(batch))
+	for i, f := range batch {
+		index[f.s.Action.ID] = i
+	}
+	var rows []dbq.FinishActionsRow
+	p := finishParams(batch)
+	err := pgx.BeginFunc(ctx, l.pool, func(tx pgx.Tx) error {
+		q := dbq.New(tx)
+		if err := q.BeEngine(ctx); err != nil {
+			return err
+		}
+		var err error
+		if rows, err = q.FinishActions(ctx, p); err != nil {
+			return err
+		}
+		return l.afterwards(ctx, q, rows, func(id int64) jobs.OnErrorPolicy { return batch[index[id]].o.OnError.Policy })
+	})
+	if err != nil {
+		return nil, fmt.Errorf("finish: %w", err)
+	}
+	done := make(map[int64]bool, len(rows))
+	for _, r := range rows {
+		done[r.ID] = true
+		l.ended(r.ActionType, r.Status)
+	}
+	if len(rows) < len(batch) {
+		var still dbq.StillHeldParams
+		for _, f := range batch {
+			if !done[f.s.Action.ID] {
+				still.Ids, still.Fences = append(still.Ids, f.s.Action.ID), append(still.Fences, f.s.Fence)
+			}
+		}
+		locked, err := dbq.New(l.pool).StillHeld(ctx, still)
+		if err != nil {
+			return nil, fmt.Errorf("finish: %w", err)
+		}
+		for _, id := range locked {
+			answers[index[id]].locked = true
+			done[id] = true
+		}
+		for _, id := range still.Ids {
+			if !done[id] {
+				l.logger.WarnContext(ctx, "an action was taken over by another worker meanwhile; this outcome is dropped", "action", id)
+			}
+		}
+	}
+	if l.changed != nil {
+		l.changed()
+	}
+	return answers, nil
+}
+
+var noTime = time.Unix(0, 0).UTC() // stands for NULL in arrays
+
+func orNoTime(t time.Time) time.Time {
+	if t.IsZero() {
+		return noTime
+	}
+	return t
+}
+
+func finishParams(batch []finish) dbq.FinishActionsParams {
+	var p dbq.FinishActionsParams
+	for _, f := range batch {
+		p.Ids, p.Fences = append(p.Ids, f.s.Action.ID), append(p.Fences, f.s.Fence)
+		p.Statuses = append(p.Statuses, f.o.Status)
+		p.PerformAts = append(p.PerformAts, orNoTime(f.o.PerformAt))
+		result := f.o.Output
+		if len(result) == 0 {
+			result = json.RawMessage("null")
+		}
+		p.Results = append(p.Results, result)
+		p.Errors, p.Reasons = append(p.Errors, f.o.Error), append(p.Reasons, f.o.Reason)
+		p.Refunds = append(p.Refunds, int32(f.o.Refund)) //nolint:gosec // -1, 0 or 1
+		p.Timers = append(p.Timers, f.o.Timer)
+		p.WaitingSinces = append(p.WaitingSinces, orNoTime(f.o.WaitingSince))
+	}
+	return p
+}
+
+// afterwards does what follows from ended and parked actions: the next action
+// becomes due, the stage fails, the lane learns of the timer.
+func (l *Lifecycle) afterwards(ctx context.Context, q *dbq.Queries, rows []dbq.FinishActionsRow, policy func(id int64) jobs.OnErrorPolicy) error {
+	var advance, fail []int64
+	var signal dbq.SignalParams
+	for _, r := range rows {
+		switch {
+		case r.Status == jobs.StatusPending || r.Status == jobs.StatusDelayed:
+			signal.OrganizationIds = append(signal.OrganizationIds, r.OrganizationID)
+			signal.ActionTypes = append(signal.ActionTypes, r.ActionType)
+			signal.PerformAts = append(signal.PerformAts, *r.PerformAt)
+		case r.LeadStageID == nil:
+		case r.Status == jobs.StatusFailed && policy(r.ID) != jobs.OnErrorSkip:
+			fail = append(fail, *r.LeadStageID)
+		default:
+			advance = append(advance, *r.LeadStageID)
+		}
+	}
+	if len(fail) > 0 {
+		if _, err := q.CloseStages(ctx, dbq.CloseStagesParams{LeadStageIds: fail, Status: "failed", Reason: "failed", ActionReason: "failed"}); err != nil {
+			return fmt.Errorf("close stages: %w", err)
+		}
+	}
+	if len(advance) > 0 {
+		if err := q.Advance(ctx, advance); err != nil {
+			return fmt.Errorf("advance: %w", err)
+		}
+	}
+	if len(signal.PerformAts) > 0 {
+		if err := q.Signal(ctx, signal); err != nil {
+			return fmt.Errorf("signal: %w", err)
+		}
+	}
+	return nil
+}
+
+// finishWithEffect completes an action and carries out its effect in one
+// transaction: both or none, once.
+func (l *Lifecycle) finishWithEffect(ctx context.Context, s *jobs.Started, o jobs.Outcome) error {
+	held := true
+	err := pgx.BeginFunc(ctx, l.pool, func(tx pgx.Tx) error {
+		q := dbq.New(tx)
+		if err := q.BeEngine(ctx); err != nil {
+			return err
+		}
+		if _, err := tx.Exec(ctx, "SET LOCAL lock_timeout = '15s'"); err != nil {
+			return err
+		}
+		if _, err := q.HoldAction(ctx, dbq.HoldActionParams{ID: s.Action.ID, Fence: s.Fence}); err != nil {
+			if err == pgx.ErrNoRows {
+				held = false
+				return nil
+			}
+			return err
+		}
+		effect := o.Effect
+		if o.Status == jobs.StatusFailed {
+			effect = func(ctx context.Context, tx pgx.Tx) error {
+				return l.store.MoveLead(ctx, tx, &s.Action, "", o.OnError.Stage)
+			}
+		}
+		if err := effect(ctx, tx); err != nil {
+			return &jobs.EffectError{Err: err}
+		}
+		if o.ChangesRows {
+			if err := l.emitCause(ctx, q, &s.Action); err != nil {
+				return err
+			}
+		}
+		rows, err := q.FinishActions(ctx, finishParams([]finish{{s, o}}))
+		if err != nil {
+			return err
+		}
+		skip := func(int64) jobs.OnErrorPolicy { return jobs.OnErrorSkip }
+		return l.afterwards(ctx, q, rows, skip)
+	})
+	if err != nil {
+		return fmt.Errorf("finish: %w", err)
+	}
+	if !held {
+		l.logger.WarnContext(ctx, "an action was taken over by another worker meanwhile; its effect is dropped", "action", s.Action.ID)
+		return nil
+	}
+	l.ended(s.Action.Type, o.Status)
+	if l.changed != nil {
+		l.changed()
+	}
+	return nil
+}
+
+// emitCause marks the transaction, so that the feed knows whose change it was.
+func (l *Lifecycle) emitCause(ctx context.Context, q *dbq.Queries, a *jobs.Action) error {
+	cause := jobs.Cause{ActionID: a.ID, Depth: 1, FiringID: a.FiringID}
+	if a.Cause != nil {
+		cause.Depth, cause.Chain = a.Cause.Depth+1, a.Cause.Chain
+		if cause.FiringID == 0 {
+			cause.FiringID = a.Cause.FiringID
+		}
+	}
+	raw, err := json.Marshal(cause)
+	if err != nil {
+		return fmt.Errorf("cause: %w", err)
+	}
+	return q.EmitCause(ctx, string(raw))
+}
+
+func (l *Lifecycle) ended(actionType, status string) {
+	if l.observe != nil {
+		l.observe.Ended(actionType, status)
+	}
+}
+
+// advanceStalled tries again where a lock was in the way.
+func (l *Lifecycle) advanceStalled(ctx context.Context) error {
+	return pgx.BeginFunc(ctx, l.pool, func(tx pgx.Tx) error {
+		q := dbq.New(tx)
+		ids, err := q.TakeStalled(ctx)
+		if err != nil || len(ids) == 0 {
+			return err
+		}
+		return q.Advance(ctx, ids)
+	})
+}
+
+// rescue takes actions away from workers that are gone.
+func (l *Lifecycle) rescue(ctx context.Context, deadAfter time.Duration) error {
+	return pgx.BeginFunc(ctx, l.pool, func(tx pgx.Tx) error {
+		q := dbq.New(tx)
+		if err := q.BeEngine(ctx); err != nil {
+			return fmt.Errorf("rescue: %w", err)
+		}
+		lost, err := q.RescueRunning(ctx, deadAfter.Seconds())
+		if err != nil {
+			return fmt.Errorf("rescue: %w", err)
+		}
+		if len(lost) == 0 {
+			return nil
+		}
+		rows := make([]dbq.FinishActionsRow, len(lost))
+		policies := make(map[int64]jobs.OnErrorPolicy, len(lost))
+		for i, r := range lost {
+			at := time.Now()
+			rows[i] = dbq.FinishActionsRow{
+				ID: r.ID, LeadStageID: r.LeadStageID, OrganizationID: r.OrganizationID, ActionType: r.ActionType, Status: r.Status, PerformAt: &at,
+			}
+			onError, _ := jobs.OnErrorOf(r.Params)
+			policies[r.ID] = onError.Policy
+			l.logger.WarnContext(ctx, "an action's worker is gone; the action runs again", "action", r.ID, "status", r.Status)
+		}
+		return l.afterwards(ctx, q, rows, func(id int64) jobs.OnErrorPolicy { return policies[id] })
+	})
+}

@@ -1,0 +1,233 @@
+package scheduler
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"slices"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/riverqueue/river"
+
+	"github.com/pgautomate/pgautomate/db/dbq"
+	"github.com/pgautomate/pgautomate/jobs"
+)
+
+// Scheduler claims due actions. Zero fields take the defaults that are given.
+type Scheduler struct {
+	Pool   *pgxpool.Pool
+	River  *river.Client[pgx.Tx]
+	Logger *slog.Logger
+	// Advance makes stages' next actions due (see Lifecycle); needed.
+	Lifecycle *Lifecycle
+
+	// Poll is how often to look for signals when nothing wakes the scheduler;
+	// default 50 ms. An idle look is two index probes; lateness is half of it.
+	Poll time.Duration
+	// LimitsAfter is how soon a changed throttle is noticed by a lane that it
+	// holds; default 5 s.
+	LimitsAfter time.Duration
+	// LanesPerClaim bounds how many lanes one claim takes; default 200.
+	LanesPerClaim int
+	// TimersPerClaim bounds how many timers of a lane one claim takes; default 200.
+	TimersPerClaim int
+	// Ahead is how many actions are queued for each that workers can run at once,
+	// so that they never starve between claims; default 2. What is queued can't
+	// be overtaken, so more makes organizations wait for each other.
+	Ahead float64
+	// DeadAfter is how long a worker process may be silent before its actions
+	// run elsewhere; default 30 s. Heartbeats come every sixth of it.
+	DeadAfter time.Duration
+
+	wake chan struct{}
+}
+
+// Init sets the defaults; call it once before anything else.
+func (s *Scheduler) Init() {
+	if s.Poll == 0 {
+		s.Poll = 50 * time.Millisecond
+	}
+	if s.LimitsAfter == 0 {
+		s.LimitsAfter = 5 * time.Second
+	}
+	if s.LanesPerClaim == 0 {
+		s.LanesPerClaim = 200
+	}
+	if s.TimersPerClaim == 0 {
+		s.TimersPerClaim = 200
+	}
+	if s.Ahead == 0 {
+		s.Ahead = 2
+	}
+	if s.DeadAfter == 0 {
+		s.DeadAfter = 30 * time.Second
+	}
+	s.wake = make(chan struct{}, 1)
+}
+
+// Wake makes the scheduler look at once. It never blocks.
+func (s *Scheduler) Wake() {
+	select {
+	case s.wake <- struct{}{}:
+	default:
+	}
+}
+
+// Run claims until ctx ends. Errors are logged and tried again with backoff:
+// a database that is away is no reason to stop.
+func (s *Scheduler) Run(ctx context.Context) error {
+	capacity := map[string]int64{}
+	var capacityAt, rescueAt time.Time
+	failures := 0
+	for {
+		busy, err := false, error(nil)
+		if time.Since(capacityAt) > time.Second {
+			if capacity, err = s.capacity(ctx); err == nil {
+				capacityAt = time.Now()
+			}
+		}
+		if err == nil && time.Since(rescueAt) > s.DeadAfter/6 {
+			if err = s.rescue(ctx); err == nil {
+				rescueAt = time.Now()
+			}
+		}
+		if err == nil {
+			busy, err = s.tick(ctx, capacity)
+		}
+		wait := s.Poll
+		switch {
+		case ctx.Err() != nil:
+			return nil
+		case err != nil:
+			failures++
+			wait = min(time.Duration(failures)*100*time.Millisecond, 5*time.Second)
+			s.Logger.WarnContext(ctx, "the scheduler's round failed; trying again", "error", err, "in", wait)
+		case busy:
+			failures, wait = 0, 0
+		default:
+			failures = 0
+		}
+		if wait == 0 {
+			continue
+		}
+		timer := time.NewTimer(wait)
+		select {
+		case <-ctx.Done():
+			timer.Stop()
+			return nil
+		case <-s.wake:
+			timer.Stop()
+		case <-timer.C:
+		}
+	}
+}
+
+// tick does one round and says whether the next is worth doing at once.
+func (s *Scheduler) tick(ctx context.Context, capacity map[string]int64) (bool, error) {
+	q := dbq.New(s.Pool)
+	due, err := q.AnythingDue(ctx)
+	if err != nil {
+		return false, fmt.Errorf("signals: %w", err)
+	}
+	if due.Signals {
+		if _, err := q.MergeSignals(ctx, 50_000); err != nil {
+			return false, fmt.Errorf("signals: %w", err)
+		}
+	}
+	if due.Stalled {
+		if err := s.Lifecycle.advanceStalled(ctx); err != nil {
+			return false, err
+		}
+	}
+	room, err := s.room(ctx, q, capacity)
+	if err != nil {
+		return false, err
+	}
+	known := make([]string, 0, len(room))
+	for t := range room {
+		known = append(known, t)
+	}
+	slices.Sort(known)
+	_, everything := capacity[jobs.UnknownQueue]
+	claimed, err := s.claim(ctx, room, known, everything)
+	return claimed > 0, err
+}
+
+// room is how many more actions of each type the workers' queues should hold.
+func (s *Scheduler) room(ctx context.Context, q *dbq.Queries, capacity map[string]int64) (map[string]int, error) {
+	room := make(map[string]int, len(capacity))
+	if len(capacity) == 0 {
+		return room, nil
+	}
+	flight, err := q.InFlight(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("in flight: %w", err)
+	}
+	for t, n := range capacity {
+		if t != jobs.UnknownQueue {
+			room[t] = int(float64(n) * s.Ahead)
+		}
+	}
+	for _, f := range flight {
+		if _, ok := room[f.ActionType]; ok {
+			room[f.ActionType] -= int(f.Actions)
+		}
+	}
+	return room, nil
+}
+
+func (s *Scheduler) capacity(ctx context.Context) (map[string]int64, error) {
+	rows, err := dbq.New(s.Pool).WorkerCapacity(ctx, s.DeadAfter.Seconds())
+	if err != nil {
+		return nil, fmt.Errorf("workers: %w", err)
+	}
+	capacity := make(map[string]int64, len(rows))
+	for _, r := range rows {
+		capacity[r.ActionType] = r.Capacity
+	}
+	return capacity, nil
+}
+
+// rescue gives the actions of dead workers, and carriers that got lost, another go.
+func (s *Scheduler) rescue(ctx context.Context) error {
+	if err := s.Lifecycle.rescue(ctx, s.DeadAfter); err != nil {
+		return err
+	}
+	return pgx.BeginFunc(ctx, s.Pool, func(tx pgx.Tx) error {
+		q := dbq.New(tx)
+		if err := q.BeEngine(ctx); err != nil {
+			return fmt.Errorf("rescue: %w", err)
+		}
+		stale, err := q.RequeueStale(ctx, s.DeadAfter.Seconds())
+		if err != nil {
+			return fmt.Errorf("rescue: %w", err)
+		}
+		if err := q.RemoveDeadWorkers(ctx); err != nil {
+			return fmt.Errorf("rescue: %w", err)
+		}
+		if err := q.DeleteOldStarts(ctx); err != nil {
+			return fmt.Errorf("rescue: %w", err)
+		}
+		if len(stale) == 0 {
+			return nil
+		}
+		capacity, err := s.capacity(ctx)
+		if err != nil {
+			return err
+		}
+		room := make(map[string]int, len(capacity))
+		for t := range capacity {
+			room[t] = 1
+		}
+		carriers := make([]river.InsertManyParams, len(stale))
+		for i, r := range stale {
+			carriers[i] = s.carrier(r.ID, r.ActionType, room)
+		}
+		if _, err := s.River.InsertManyFastTx(ctx, tx, carriers); err != nil {
+			return fmt.Errorf("carriers: %w", err)
+		}
+		return nil
+	})
+}

@@ -1,0 +1,126 @@
+package scheduler
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/pgautomate/pgautomate/db/dbq"
+	"github.com/pgautomate/pgautomate/jobs"
+)
+
+// Rows changes rows of watched tables (catalog.Catalog).
+type Rows interface {
+	UpdateRow(ctx context.Context, tx pgx.Tx, a *jobs.Action, object string, set map[string]any) (int64, error)
+	InsertRow(ctx context.Context, tx pgx.Tx, a *jobs.Action, table string, values map[string]any) error
+}
+
+// Store carries out the effects of actions in the database: it moves leads
+// between stages; rows of watched tables it leaves to Rows. It implements jobs.Store.
+type Store struct{ Rows }
+
+// MoveLead closes the action's stage (reason moved) and enters another one, of
+// the same pipeline unless another is named.
+func (s *Store) MoveLead(ctx context.Context, tx pgx.Tx, a *jobs.Action, pipeline, stage string) error {
+	q := dbq.New(tx)
+	if a.LeadStageID == 0 {
+		return jobs.Permanentf("move: the action is in no pipeline: use enter_stage")
+	}
+	now, err := q.StagePipeline(ctx, a.LeadStageID)
+	if err != nil {
+		return fmt.Errorf("the action's stage: %w", err)
+	}
+	if now.Status != "active" {
+		return nil // the lead has left meanwhile: where it is now is not ours to change
+	}
+	target, err := findStage(ctx, q, a.OrganizationID, &now.PipelineID, pipeline, stage)
+	if err != nil {
+		return err
+	}
+	if target.PipelineID != now.PipelineID {
+		if _, err := q.CloseStages(ctx, dbq.CloseStagesParams{
+			LeadStageIds: []int64{a.LeadStageID}, Status: "completed", Reason: "moved", ActionReason: "stage_left",
+		}); err != nil {
+			return fmt.Errorf("close stage: %w", err)
+		}
+	}
+	return s.enter(ctx, q, a.OrganizationID, a.LeadID, target.ID, "moved", now.Cause, now.Depth)
+}
+
+// ExitLead ends the action's run.
+func (s *Store) ExitLead(ctx context.Context, tx pgx.Tx, a *jobs.Action, _ string) error {
+	if a.LeadStageID == 0 {
+		return jobs.Permanentf("exit: the action is in no pipeline")
+	}
+	_, err := dbq.New(tx).CloseStages(ctx, dbq.CloseStagesParams{
+		LeadStageIds: []int64{a.LeadStageID}, Status: "exited", Reason: "exit", ActionReason: "stage_left",
+	})
+	if err != nil {
+		return fmt.Errorf("close stage: %w", err)
+	}
+	return nil
+}
+
+// EnterStage puts a lead, by default the action's own, into a stage.
+func (s *Store) EnterStage(ctx context.Context, tx pgx.Tx, a *jobs.Action, pipeline, stage, lead string) error {
+	q := dbq.New(tx)
+	target, err := findStage(ctx, q, a.OrganizationID, nil, pipeline, stage)
+	if err != nil {
+		return err
+	}
+	if lead == "" {
+		lead = a.LeadID
+	}
+	var cause json.RawMessage
+	depth := 0
+	if a.Cause != nil {
+		if cause, err = json.Marshal(a.Cause); err != nil {
+			return fmt.Errorf("cause: %w", err)
+		}
+		depth = a.Cause.Depth
+	}
+	return s.enter(ctx, q, a.OrganizationID, lead, target.ID, "", cause, int32(depth)) //nolint:gosec // at most the cap
+}
+
+// enter inserts the lead's stage; how is what the stage it leaves is told ("":
+// it was moved from outside, moved_by_app).
+func (s *Store) enter(ctx context.Context, q *dbq.Queries, organization, lead string, stage int64, how string, cause json.RawMessage, depth int32) error {
+	if err := q.SetEntry(ctx, how); err != nil {
+		return fmt.Errorf("entry: %w", err)
+	}
+	_, err := q.EnterStage(ctx, dbq.EnterStageParams{
+		OrganizationID: organization, LeadID: lead, PipelineStageID: stage, Cause: cause, Depth: depth,
+	})
+	if err != nil {
+		return fmt.Errorf("entry of lead %s: %w", lead, err)
+	}
+	if err := q.SetEntry(ctx, ""); err != nil {
+		return fmt.Errorf("entry: %w", err)
+	}
+	return nil
+}
+
+// findStage finds a stage by name or id: in the pipeline that is named, else in
+// the one that is given.
+func findStage(ctx context.Context, q *dbq.Queries, organization string, pipelineID *int64, pipeline, stage string) (dbq.FindStageRow, error) {
+	if pipeline != "" {
+		pipelineID = nil
+	}
+	target, err := q.FindStage(ctx, dbq.FindStageParams{
+		OrganizationID: organization, PipelineID: pipelineID, Pipeline: pipeline, Stage: stage,
+	})
+	if errors.Is(err, pgx.ErrNoRows) {
+		where := "this pipeline"
+		if pipeline != "" {
+			where = fmt.Sprintf("pipeline %q of organization %q", pipeline, organization)
+		}
+		return target, jobs.Permanentf("there is no stage %q in %s", stage, where)
+	}
+	if err != nil {
+		return target, fmt.Errorf("stage %q: %w", stage, err)
+	}
+	return target, nil
+}

@@ -1,0 +1,179 @@
+package pgautomate
+
+// What the carriers' workers do, beside running actions.
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/riverqueue/river"
+
+	"github.com/pgautomate/pgautomate/db/dbq"
+	"github.com/pgautomate/pgautomate/jobs"
+)
+
+type firingKey struct {
+	id int64
+	at time.Time
+}
+
+// insertFiringActions writes the actions of firings, many in one statement. A
+// firing that has its action already gets no second one.
+func (e *Engine) insertFiringActions(ctx context.Context, q *dbq.Queries, keys []firingKey) ([]struct{}, error) {
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	var p dbq.InsertFiringActionsParams
+	for _, k := range keys {
+		p.Ids, p.CommittedAts = append(p.Ids, k.id), append(p.CommittedAts, k.at)
+	}
+	if _, err := q.InsertFiringActions(ctx, p); err != nil {
+		return nil, fmt.Errorf("actions of firings: %w", err)
+	}
+	e.scheduler.Wake()
+	return make([]struct{}, len(keys)), nil
+}
+
+// objectGone ends the runs of leads that were deleted or left.
+func (e *Engine) objectGone(ctx context.Context, job *river.Job[jobs.ObjectGoneArgs]) error {
+	a := job.Args
+	return pgx.BeginFunc(ctx, e.pool, func(tx pgx.Tx) error {
+		_, err := dbq.New(tx).CloseRunsOf(ctx, dbq.CloseRunsOfParams{
+			Reason: a.Reason, ObjectType: a.ObjectType, OrganizationID: a.OrganizationID, LeadIds: a.IDs,
+		})
+		if err != nil {
+			return fmt.Errorf("runs of leads that are gone: %w", err)
+		}
+		return nil
+	})
+}
+
+// objectRenamed lets runs follow a lead whose id changed.
+func (e *Engine) objectRenamed(ctx context.Context, job *river.Job[jobs.ObjectRenamedArgs]) error {
+	a := job.Args
+	err := dbq.New(e.pool).RenameLead(ctx, dbq.RenameLeadParams{
+		NewID: a.NewID, ObjectType: a.ObjectType, OrganizationID: a.OrganizationID, OldID: a.OldID,
+	})
+	if err != nil {
+		return fmt.Errorf("runs of a lead whose id changed: %w", err)
+	}
+	return nil
+}
+
+// vars are what an action's templates may name.
+func (e *Engine) vars(s *jobs.Started) *jobs.Vars {
+	a := &s.Action
+	v := jobs.NewVars()
+	v.SetLocation(a.Location)
+	lead := func(ctx context.Context) (any, error) { return e.catalog.Row(ctx, e.pool, a.ObjectType, a.LeadID) }
+	v.SetLazy("lead", lead)
+	v.SetLazy("organization", func(ctx context.Context) (any, error) {
+		o, err := dbq.New(e.pool).GetOrganization(ctx, a.OrganizationID)
+		if errors.Is(err, pgx.ErrNoRows) {
+			o.ID, o.TimeZone = a.OrganizationID, "UTC"
+		} else if err != nil {
+			return nil, fmt.Errorf("organization %s: %w", a.OrganizationID, err)
+		}
+		return map[string]any{"id": o.ID, "name": o.Name, "time_zone": o.TimeZone}, nil
+	})
+	if a.FiringID == 0 {
+		v.SetLazy("object", lead)
+		v.Set("trigger", map[string]any{})
+		return v
+	}
+	firing := sync.OnceValues(func() (dbq.GetFiringRow, error) {
+		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+		defer cancel()
+		return dbq.New(e.pool).GetFiring(ctx, dbq.GetFiringParams{ID: a.FiringID, CommittedAt: s.FiringAt})
+	})
+	v.SetLazy("object", func(context.Context) (any, error) {
+		f, err := firing()
+		if err != nil {
+			return nil, fmt.Errorf("firing %d: %w", a.FiringID, err)
+		}
+		return decodeObject(f.Data)
+	})
+	v.SetLazy("trigger", func(context.Context) (any, error) {
+		f, err := firing()
+		if err != nil {
+			return nil, fmt.Errorf("firing %d: %w", a.FiringID, err)
+		}
+		previous, err := decodeObject(f.PreviousData)
+		if err != nil {
+			return nil, err
+		}
+		return map[string]any{
+			"id": f.TriggerID, "name": f.Name, "version": f.TriggerVersion, "action": f.Action,
+			"changed_fields": f.ChangedFields, "previous": previous, "committed_at": f.CommittedAt, "commit_lsn": f.CommitLsn,
+			"object_type": f.ObjectType, "object_id": f.ObjectID,
+		}, nil
+	})
+	return v
+}
+
+func decodeObject(raw json.RawMessage) (map[string]any, error) {
+	if len(raw) == 0 {
+		return nil, nil
+	}
+	return jobs.DecodeObject(raw)
+}
+
+// zones keeps organizations' time zones in memory, at most a minute old.
+type zones struct {
+	pool   *pgxpool.Pool
+	logger *slog.Logger
+
+	mu  sync.RWMutex
+	all map[string]*time.Location
+}
+
+// Location gives an organization's time zone; UTC when it has none or a wrong one.
+func (z *zones) Location(organization string) *time.Location {
+	z.mu.RLock()
+	defer z.mu.RUnlock()
+	if loc, ok := z.all[organization]; ok {
+		return loc
+	}
+	return time.UTC
+}
+
+func (z *zones) reload(ctx context.Context) error {
+	rows, err := dbq.New(z.pool).OrganizationTimeZones(ctx)
+	if err != nil {
+		return fmt.Errorf("time zones: %w", err)
+	}
+	all := make(map[string]*time.Location, len(rows))
+	for _, r := range rows {
+		loc, err := time.LoadLocation(r.TimeZone)
+		if err != nil {
+			z.logger.Warn("an organization's time zone is unknown, UTC is used", "organization", r.ID, "time_zone", r.TimeZone)
+			continue
+		}
+		all[r.ID] = loc
+	}
+	z.mu.Lock()
+	z.all = all
+	z.mu.Unlock()
+	return nil
+}
+
+func (z *zones) run(ctx context.Context) {
+	t := time.NewTicker(30 * time.Second)
+	defer t.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-t.C:
+			if err := z.reload(ctx); err != nil && ctx.Err() == nil {
+				z.logger.Warn("time zones not read", "error", err)
+			}
+		}
+	}
+}
