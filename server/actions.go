@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"github.com/danielgtaylor/huma/v2"
-	"github.com/jackc/pgx/v5"
 
 	"github.com/pgautomate/pgautomate/db/dbq"
 )
@@ -132,7 +131,11 @@ func (s *Server) registerActions() {
 }
 
 func (s *Server) cancelAction(ctx context.Context, org *string, id int64) error {
-	n, err := s.q.ApiCancelAction(ctx, dbq.ApiCancelActionParams{ID: id, OrganizationID: org})
+	var n int64
+	err := s.inTx(ctx, func(q *dbq.Queries) (err error) {
+		n, err = q.ApiCancelAction(ctx, dbq.ApiCancelActionParams{ID: id, OrganizationID: org})
+		return err
+	})
 	if err != nil || n > 0 {
 		return err
 	}
@@ -146,7 +149,7 @@ func (s *Server) cancelAction(ctx context.Context, org *string, id int64) error 
 // retryAction makes a failed or canceled action due again. What an action in a
 // stage may do depends on the stage: the lead may long be somewhere else.
 func (s *Server) retryAction(ctx context.Context, org *string, id int64) error {
-	return s.inTx(ctx, func(q *dbq.Queries, _ pgx.Tx) error {
+	return s.inTx(ctx, func(q *dbq.Queries) error {
 		// Entries of the lead wait for this, as they do for each other.
 		if err := q.ApiLockRunOfAction(ctx, id); err != nil {
 			return err
@@ -181,6 +184,8 @@ func reopen(ctx context.Context, q *dbq.Queries, a *dbq.ApiLockActionForRetryRow
 		return conflict("the stage of this action is no more: put the lead into a stage instead")
 	case a.StageStatus == "failed" && a.Status == "canceled":
 		return conflict("this action was canceled because its stage failed before it: retry the action that failed")
+	case a.StageStatus == "failed" && a.LaterFailed:
+		return conflict("the stage went on after this action and failed at a later one: retry that one")
 	case a.StageStatus != "failed":
 		why := ""
 		if a.StageReason != "" {

@@ -274,7 +274,9 @@ func fromPostgres(e *pgconn.PgError) *problem {
 		return at("", "invalid", firstLine(e.Message))
 	case pgerrcode.ProgramLimitExceeded:
 		return at("", "too_large", firstLine(e.Message))
-	case pgerrcode.SerializationFailure, pgerrcode.DeadlockDetected, pgerrcode.LockNotAvailable:
+	case pgerrcode.LockNotAvailable:
+		return conflict("an open transaction holds what this request needs: end it, or send the request again later")
+	case pgerrcode.SerializationFailure, pgerrcode.DeadlockDetected:
 		return conflict("another request changed the same thing at the same moment: send it again")
 	case pgerrcode.TooManyConnections, pgerrcode.CannotConnectNow, pgerrcode.AdminShutdown, pgerrcode.CrashShutdown:
 		return problemf(http.StatusServiceUnavailable, "the database does not answer: send the request again later")

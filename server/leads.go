@@ -10,7 +10,6 @@ import (
 
 	"github.com/danielgtaylor/huma/v2"
 	"github.com/jackc/pgerrcode"
-	"github.com/jackc/pgx/v5"
 
 	"github.com/pgautomate/pgautomate/db/dbq"
 )
@@ -101,7 +100,7 @@ func (s *Server) registerLeads() {
 			return nil, err
 		}
 		out := Entered{Skipped: []SkippedLead{}}
-		err = s.inTx(ctx, func(q *dbq.Queries, _ pgx.Tx) error {
+		err = s.inTx(ctx, func(q *dbq.Queries) error {
 			ids, err := q.ApiEnterLeads(ctx, dbq.ApiEnterLeadsParams{OrganizationID: row.OrganizationID, StageID: stage, LeadIds: in.Body.LeadIDs})
 			if isPG(err, pgerrcode.ForeignKeyViolation) {
 				return conflict("the stage was removed at the same moment: read the pipeline again")

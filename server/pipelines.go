@@ -12,7 +12,6 @@ import (
 
 	"github.com/danielgtaylor/huma/v2"
 	"github.com/jackc/pgerrcode"
-	"github.com/jackc/pgx/v5"
 
 	"github.com/pgautomate/pgautomate/db/dbq"
 	"github.com/pgautomate/pgautomate/trigger"
@@ -92,7 +91,7 @@ func (s *Server) registerPipelines() {
 			return nil, err
 		}
 		var out Pipeline
-		err = s.inTx(ctx, func(q *dbq.Queries, _ pgx.Tx) error {
+		err = s.inTx(ctx, func(q *dbq.Queries) error {
 			row, err := q.ApiInsertPipeline(ctx, dbq.ApiInsertPipelineParams{
 				OrganizationID: org, Name: b.Name, ObjectType: b.ObjectType, Status: b.Status,
 				Reenrolment: b.Reenrolment, Goal: orNil(b.Goal),
@@ -225,8 +224,11 @@ func (s *Server) registerPipelines() {
 		if err != nil {
 			return nil, err
 		}
-		err = s.inTx(ctx, func(q *dbq.Queries, _ pgx.Tx) error {
-			stages, err := lockStages(ctx, q, row)
+		err = s.inTx(ctx, func(q *dbq.Queries) error {
+			if _, err := q.ApiLockPipeline(ctx, dbq.ApiLockPipelineParams{ID: row.ID, OrganizationID: &row.OrganizationID}); err != nil {
+				return orNotFound(err, "pipeline", in.ID)
+			}
+			stages, err := q.ApiPipelineStages(ctx, []int64{row.ID})
 			if err != nil {
 				return err
 			}
@@ -263,7 +265,7 @@ func (s *Server) changePipeline(ctx context.Context, row *dbq.PgautomatePipeline
 		return nil, err
 	}
 	var out Pipeline
-	err := s.inTx(ctx, func(q *dbq.Queries, _ pgx.Tx) error {
+	err := s.inTx(ctx, func(q *dbq.Queries) error {
 		locked, err := q.ApiLockPipeline(ctx, dbq.ApiLockPipelineParams{ID: row.ID, OrganizationID: &row.OrganizationID})
 		if err != nil {
 			return orNotFound(err, "pipeline", strconv.FormatInt(row.ID, 10))
@@ -277,7 +279,7 @@ func (s *Server) changePipeline(ctx context.Context, row *dbq.PgautomatePipeline
 		bump := int32(0)
 		if c.stages != nil {
 			bump = 1
-			had, err := q.ApiLockStages(ctx, row.ID)
+			had, err := q.ApiPipelineStages(ctx, []int64{row.ID})
 			if err != nil {
 				return err
 			}
@@ -353,18 +355,13 @@ func (s *Server) checkPipeline(ctx context.Context, org, objectType string, goal
 	return f.err()
 }
 
-// lockStages locks a pipeline and its stages: entries under way are waited for,
-// new ones wait.
-func lockStages(ctx context.Context, q *dbq.Queries, row *dbq.PgautomatePipeline) ([]dbq.PgautomatePipelineStage, error) {
-	if _, err := q.ApiLockPipeline(ctx, dbq.ApiLockPipelineParams{ID: row.ID, OrganizationID: &row.OrganizationID}); err != nil {
-		return nil, orNotFound(err, "pipeline", strconv.FormatInt(row.ID, 10))
-	}
-	return q.ApiLockStages(ctx, row.ID)
-}
-
+// refuseInUse makes sure that no lead is in stages that are to go, nor enters them.
 func refuseInUse(ctx context.Context, q *dbq.Queries, ids []int64) error {
 	if len(ids) == 0 {
 		return nil
+	}
+	if err := q.ApiCloseStagesToEntries(ctx, ids); err != nil {
+		return err
 	}
 	used, err := q.ApiStagesInUse(ctx, ids)
 	if err != nil || len(used) == 0 {
@@ -378,7 +375,7 @@ func refuseInUse(ctx context.Context, q *dbq.Queries, ids []int64) error {
 }
 
 // replaceStages makes a pipeline's stages those wanted; had are those that there
-// are, locked.
+// are. The pipeline is locked, so that nobody else changes them over HTTP.
 func replaceStages(ctx context.Context, q *dbq.Queries, pipelineID int64, had []dbq.PgautomatePipelineStage, want []StageInput) error {
 	ids := make([]int64, len(want)) // 0: a new one
 	kept := map[int64]bool{}
@@ -417,18 +414,21 @@ func replaceStages(ctx context.Context, q *dbq.Queries, pipelineID int64, had []
 			return err
 		}
 	}
-	stay := make([]int64, 0, len(kept))
-	for id := range kept {
-		stay = append(stay, id)
+	var stay, renamed []int64
+	for i := range had {
+		if !kept[had[i].ID] {
+			continue
+		}
+		stay = append(stay, had[i].ID)
+		if want[slices.Index(ids, had[i].ID)].Name != had[i].Name {
+			renamed = append(renamed, had[i].ID)
+		}
 	}
-	if len(stay) > 0 {
-		slices.Sort(stay)
-		if err := q.ApiFreeStageNames(ctx, stay); err != nil {
-			return err
-		}
-		if err := q.ApiDeleteStageActions(ctx, stay); err != nil {
-			return err
-		}
+	if err := q.ApiFreeStageNames(ctx, renamed); err != nil {
+		return err
+	}
+	if err := q.ApiDeleteStageActions(ctx, stay); err != nil {
+		return err
 	}
 	for i := range want {
 		position := int32(i + 1) //nolint:gosec // at most 500 stages

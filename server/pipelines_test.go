@@ -1,10 +1,13 @@
 package server_test
 
 import (
+	"context"
 	"fmt"
+	"net/http"
 	"strings"
 	"sync"
 	"testing"
+	"time"
 )
 
 const stages = `[{"name":"new","actions":[{"action_type":"log","params":{"message":"1"}},{"action_type":"log","params":{"message":"2"}}]},{"name":"old"}]`
@@ -254,6 +257,14 @@ func TestActions(t *testing.T) {
 	}
 	expect("2", "pending@ canceled pending", "active") // what a person canceled stays so
 
+	// Only the action that failed the stage opens it again.
+	enter("6", "new")
+	s.exec(`UPDATE pgautomate.lead_stage_actions SET status = 'failed', finished_at = now() WHERE id = $1::text::bigint`, action("6", 1)) // on_error: skip
+	fail("6", 2)
+	s.call(409, "POST", "/v1/actions/"+action("6", 1)+"/retry", s.a, "")
+	s.call(200, "POST", "/v1/actions/"+action("6", 2)+"/retry", s.a, "")
+	expect("6", "failed@ pending@ pending", "active")
+
 	// Not while the lead is in another stage of the pipeline, nor once it has moved on.
 	enter("3", "new")
 	fail("3", 1)
@@ -316,4 +327,39 @@ func TestRetryRaces(t *testing.T) {
 			t.Errorf("lead %s has %s active stages", lead, n)
 		}
 	}
+}
+
+// An app that keeps its transaction open holds up what concerns the stage its
+// lead entered, for a bounded time, and nothing else.
+func TestOpenTransaction(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	made := s.call(201, "POST", "/v1/pipelines", s.a, `{"name":"p","stages":`+stages+`}`)
+	path := "/v1/pipelines/" + made.id()
+	tx, err := s.pool.Begin(t.Context())
+	ok(t, err)
+	defer func() { _ = tx.Rollback(context.Background()) }()
+	_, err = tx.Exec(t.Context(), `INSERT INTO pgautomate.lead_stages (organization_id, lead_id, pipeline_stage_id) SELECT 'a', '1', min(id) FROM pgautomate.pipeline_stages`)
+	ok(t, err)
+	began := time.Now()
+	s.call(200, "PATCH", path, s.a, `{"status":"paused"}`)
+	s.call(200, "PUT", path, s.a, `{"name":"p","stages":`+stages+`}`)
+	s.call(200, "PATCH", path, s.a, `{"stages":[{"name":"new"},{"name":"more"}]}`)
+	s.call(200, "POST", path+"/leads", s.a, `{"lead_ids":["2"]}`)
+	if took := time.Since(began); took > 5*time.Second {
+		t.Errorf("what has nothing to do with the open transaction waited %s", took)
+	}
+	var wg sync.WaitGroup
+	for _, r := range []*http.Request{
+		s.request("PATCH", path, s.a, `{"stages":[]}`), s.request("POST", path+"/leads", s.a, `{"lead_ids":["1"]}`),
+	} {
+		wg.Go(func() {
+			if a := s.do(r); a.status != 409 {
+				t.Errorf("%s %s: %d %s", r.Method, r.URL.Path, a.status, a.raw)
+			}
+		})
+	}
+	wg.Wait()
+	ok(t, tx.Commit(t.Context()))
+	s.call(409, "PATCH", path, s.a, `{"stages":[]}`) // now the lead is in it
 }

@@ -344,7 +344,13 @@ type Paged struct {
 // Empty is an answer without a body.
 type Empty struct{}
 
-// bare is pgx's way to run do in one transaction.
-func (s *Server) inTx(ctx context.Context, do func(q *dbq.Queries, tx pgx.Tx) error) error {
-	return pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error { return do(s.q.WithTx(tx), tx) })
+// inTx runs do in one transaction, which waits for locks only so long.
+func (s *Server) inTx(ctx context.Context, do func(q *dbq.Queries) error) error {
+	return pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
+		q := s.q.WithTx(tx)
+		if err := q.ApiBoundWaits(ctx); err != nil {
+			return err
+		}
+		return do(q)
+	})
 }
