@@ -2,6 +2,7 @@ package firing
 
 import (
 	"context"
+	"encoding/binary"
 	"encoding/json"
 	"fmt"
 	"strconv"
@@ -361,7 +362,7 @@ func (b *batch) write(ctx context.Context, least int) error {
 		}
 		return []any{
 			ids[i], f.TriggerID, f.Version, f.Organization, f.objectType, f.objectID, action, f.changed,
-			json.RawMessage(f.data), orNull(f.previous), f.commit.LSN.String(), f.commit.Time, time.Now(), orNull(f.cause), f.depth,
+			json.RawMessage(f.data), orNull(f.previous), copyLSN(f.commit.LSN), f.commit.Time, time.Now(), orNull(f.cause), f.depth,
 		}, nil
 	}))
 	if err != nil {
@@ -390,6 +391,9 @@ func (b *batch) enqueue(ctx context.Context) error {
 	b.carriers = b.carriers[:0]
 	return nil
 }
+
+// copyLSN is a pg_lsn as COPY's binary form has it: pgx doesn't know the type.
+func copyLSN(l change.CommitLSN) []byte { return binary.BigEndian.AppendUint64(nil, uint64(l)) }
 
 func orNull(raw []byte) any {
 	if raw == nil {

@@ -64,7 +64,7 @@ func (n *notes) write(ctx context.Context, tx pgx.Tx) error {
 			if err != nil || n.list[i].detail == nil {
 				detail = []byte("{}")
 			}
-			return []any{n.list[i].commit.LSN.String(), n.list[i].kind, n.list[i].count, json.RawMessage(detail)}, err
+			return []any{copyLSN(n.list[i].commit.LSN), n.list[i].kind, n.list[i].count, json.RawMessage(detail)}, err
 		}))
 	if err != nil {
 		return fmt.Errorf("feed_notes: %w", err)
