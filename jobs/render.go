@@ -84,17 +84,16 @@ func Render(ctx context.Context, params json.RawMessage, vars *Vars, opts ...Ren
 }
 
 // RenderString renders one template, as Render does a parameter of that name.
-func RenderString(ctx context.Context, name, template string, vars *Vars) (string, error) {
+func RenderString(ctx context.Context, name, template string, vars *Vars, opts ...RenderOption) (string, error) {
 	params, err := json.Marshal(map[string]string{name: template})
 	if err != nil {
 		return "", Permanent(err)
 	}
-	m, err := Render(ctx, params, vars)
+	m, err := Render(ctx, params, vars, opts...)
 	if err != nil {
 		return "", err
 	}
-	s, _ := m[name].(string)
-	return s, nil
+	return text(liquidValue(m[name]), false), nil
 }
 
 // CheckTemplate says whether a template parses; the error is one line.

@@ -16,6 +16,7 @@ import (
 	"log"
 	"net"
 	"net/netip"
+	"net/url"
 	"slices"
 	"sync"
 	"time"
@@ -138,7 +139,7 @@ func (m *Mailbox) URL() string {
 		scheme = "smtps://"
 	}
 	if m.options.user != "" {
-		login = m.options.user + ":" + m.options.password + "@"
+		login = url.UserPassword(m.options.user, m.options.password).String() + "@"
 	}
 	return scheme + login + m.Addr()
 }
@@ -214,7 +215,7 @@ type Point int
 
 // The points of a delivery.
 const (
-	AtConnect  Point = iota // instead of the greeting's EHLO answer
+	AtConnect  Point = iota // in answer to EHLO; with a Code, the connection is closed after it
 	AtMail                  // MAIL FROM
 	AtRcpt                  // RCPT TO
 	AtData                  // after the message's end, which is not kept
@@ -255,6 +256,11 @@ func (m *Mailbox) fault(at Point, conn *smtp.Conn) error {
 		_, _ = io.Copy(io.Discard, conn.Conn())
 		fallthrough
 	case f.Code == 0:
+		_ = conn.Conn().Close()
+		return errors.New("closed")
+	case at == AtConnect:
+		// Closed, lest the client try again with HELO.
+		_, _ = fmt.Fprintf(conn.Conn(), "%d %d.0.0 told to say so\r\n", f.Code, f.Code/100)
 		_ = conn.Conn().Close()
 		return errors.New("closed")
 	default:
