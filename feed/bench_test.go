@@ -56,6 +56,7 @@ func BenchmarkDrain(b *testing.B) {
 }
 
 func drain(b *testing.B, perTx, total int, update bool) {
+	b.Helper()
 	b.StopTimer()
 	server := dbtest.OwnServer(b)
 	w := worldOn(b, dbtest.NewOn(b, server))

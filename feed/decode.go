@@ -261,10 +261,10 @@ func tupleLength(b []byte) (int, error) {
 			}
 			size := uint64(binary.BigEndian.Uint32(b[at:]))
 			at += 4
-			if size > uint64(len(b)-at) { //nolint:gosec // not negative: checked above
+			if size > uint64(len(b)-at) {
 				return 0, change.ErrMalformedRow
 			}
-			at += int(size) //nolint:gosec // at most len(b)
+			at += int(size)
 		default: // 'b', binary, is sent only to who asks for it
 			return 0, change.ErrMalformedRow
 		}
@@ -275,5 +275,5 @@ func tupleLength(b []byte) (int, error) {
 // postgresTime converts microseconds since 2000-01-01 UTC.
 func postgresTime(us uint64) time.Time {
 	const epoch = 946_684_800 * 1_000_000
-	return time.UnixMicro(int64(us) + epoch).UTC() //nolint:gosec // the wire's own signed value
+	return time.UnixMicro(int64(us) + epoch).UTC()
 }

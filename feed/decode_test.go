@@ -123,7 +123,7 @@ func TestDecodeShortened(t *testing.T) {
 		if name == "origin" || name == "typ" || name == "type" {
 			continue
 		}
-		for n := range len(data) {
+		for n := range data {
 			var m wire
 			if err := m.parse(data[:n:n]); err == nil {
 				t.Errorf("%s: the first %d of %d bytes are accepted", name, n, len(data))

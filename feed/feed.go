@@ -24,7 +24,9 @@ type Objects interface {
 
 	// Reload is called after a commit that carried change.MessageRegistry was
 	// applied and before any later commit is resolved, and once at the start of
-	// every connection.
+	// every connection. There it reads what is registered by then, also for
+	// commits that came before: a table is published no earlier than it is
+	// registered, so none of its changes are resolved too early.
 	Reload(ctx context.Context) error
 }
 
@@ -241,7 +243,7 @@ func (f *Feed) Run(ctx context.Context) error {
 		switch {
 		case ctx.Err() != nil:
 			f.setState(StateStopped, nil)
-			return nil
+			return nil //nolint:nilerr // asked to stop: what broke off on the way is no matter
 		case isPermanent(err):
 			f.log.Error("feed stopped", "error", err)
 			f.setState(StateStopped, err)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -118,9 +119,7 @@ func (o *objects) Reload(context.Context) error {
 	if o.reload != nil {
 		o.reload()
 	}
-	for name, obj := range o.pending {
-		o.known[name] = obj
-	}
+	maps.Copy(o.known, o.pending)
 	o.pending = nil
 	return nil
 }
@@ -151,7 +150,7 @@ func (r *recorder) Apply(ctx context.Context, commits []*change.Commit, position
 			}
 		}
 		if len(lines) > 0 {
-			_, err := tx.Exec(ctx, `INSERT INTO recorded (commit_lsn, line) SELECT * FROM unnest($1::text[]::pg_lsn[], $2::text[])`, lsns, lines)
+			_, err := tx.Exec(ctx, `INSERT INTO recorded (commit_lsn, line) SELECT lsn, line FROM unnest($1::text[]::pg_lsn[], $2::text[]) AS u (lsn, line)`, lsns, lines)
 			if err != nil {
 				return err
 			}
@@ -768,7 +767,7 @@ func TestCheckpointInAnotherDatabase(t *testing.T) {
 		r.store, r.pool = c.Store, queue.Pool
 		c.Init = func(ctx context.Context, tx pgx.Tx) error {
 			inits++
-			_, err := tx.Exec(ctx, `SELECT * FROM lead`)
+			_, err := tx.Exec(ctx, `SELECT id FROM lead`)
 			return err
 		}
 	}
@@ -943,7 +942,10 @@ func TestPermanentErrors(t *testing.T) {
 		{"row filter", func(w *world) { w.exec(`ALTER PUBLICATION ` + pub + ` SET TABLE lead WHERE (org = 'A'), mark`) }, feed.ErrPublication, []string{"lead (a row filter)"}},
 		{"column list", func(w *world) { w.exec(`ALTER PUBLICATION ` + pub + ` SET TABLE other (id, v), mark`) }, feed.ErrPublication, []string{"other (a column list)"}},
 		{"foreign slot", func(w *world) { w.exec(`SELECT pg_create_logical_replication_slot($1, 'pgoutput')`, w.slot) }, feed.ErrForeignSlot, []string{"pgautomate slot recreate"}},
-		{"physical slot", func(w *world) { w.exec(`SELECT pg_create_physical_replication_slot($1)`, w.slot) }, feed.ErrForeignSlot, []string{"physical"}},
+		{"physical slot", func(w *world) {
+			w.exec(`SELECT pg_create_physical_replication_slot($1)`, w.slot)
+			w.t.Cleanup(func() { w.exec(`SELECT pg_drop_replication_slot($1)`, w.slot) })
+		}, feed.ErrForeignSlot, []string{"physical"}},
 		{"slot dropped", func(w *world) { began(w); w.exec(`SELECT pg_drop_replication_slot($1)`, w.slot) }, feed.ErrSlotLost, []string{"pgautomate slot recreate"}},
 		{"slot recreated", func(w *world) {
 			began(w)
@@ -1008,6 +1010,14 @@ func TestRecreate(t *testing.T) {
 	w.start().state(feed.StateStreaming)
 	w.exec(`INSERT INTO lead VALUES (3, 'A', 'x')`)
 	w.want("lead 3: - -> id=3 org=A v=x")
+	// Somebody else's slot is not ours to drop.
+	other := newWorld(t)
+	other.exec(`SELECT pg_create_physical_replication_slot($1)`, other.slot)
+	cfg, _ = other.config()
+	if _, err := feed.Recreate(context.Background(), cfg, "asked"); !errors.Is(err, feed.ErrForeignSlot) {
+		t.Errorf("a physical slot: %v", err)
+	}
+	other.exec(`SELECT pg_drop_replication_slot($1)`, other.slot)
 	if got, want := one[string](w, `SELECT from_lsn || ' ' || to_lsn || ' ' || reason FROM pgautomate.feed_gaps WHERE slot_name = $1`, w.slot),
 		fmt.Sprintf("%v %v the slot was dropped", did.From, did.To); got != want {
 		t.Errorf("gap %q, want %q", got, want)

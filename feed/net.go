@@ -3,6 +3,7 @@ package feed
 import (
 	"bytes"
 	"encoding/binary"
+	"slices"
 	"unsafe"
 
 	"github.com/pgautomate/pgautomate/change"
@@ -235,7 +236,7 @@ func (n *netter) delete(l *layout, oldKind byte, old []byte) {
 func (n *netter) truncate(l *layout) {
 	for i := range n.entries {
 		if e := &n.entries[i]; e.alive && e.afterLayout.relation.OID == l.relation.OID {
-			n.die(int32(i)) //nolint:gosec // below 2^31
+			n.die(int32(i))
 		}
 	}
 	if !n.wasTruncated(l.object.Type) {
@@ -374,7 +375,7 @@ func (n *netter) mergeReplaced() {
 
 func (n *netter) add(e entry) int32 {
 	n.entries = append(n.entries, e)
-	i := int32(len(n.entries) - 1) //nolint:gosec // below 2^31
+	i := int32(len(n.entries) - 1)
 	if !n.indexed && len(n.entries) > scanLimit {
 		n.index()
 	}
@@ -391,9 +392,9 @@ func (n *netter) index() {
 		e := &n.entries[i]
 		e.next = 0
 		if e.alive {
-			n.addLive(int32(i)) //nolint:gosec // below 2^31
+			n.addLive(int32(i))
 		} else if e.existed && !e.dropped {
-			n.gone[objectKey{e.object.Type, e.original}] = int32(i) //nolint:gosec // below 2^31
+			n.gone[objectKey{e.object.Type, e.original}] = int32(i)
 		}
 	}
 }
@@ -458,7 +459,7 @@ func (n *netter) findGone(typ, id string) int32 {
 	}
 	for i := len(n.entries) - 1; i >= 0; i-- {
 		if e := &n.entries[i]; !e.alive && e.existed && e.original == id && e.object.Type == typ {
-			return int32(i) //nolint:gosec // below 2^31
+			return int32(i)
 		}
 	}
 	return -1
@@ -501,8 +502,8 @@ func (n *netter) findLive(l *layout, id string, oldKind byte, old []byte) int32 
 	} else {
 		for i := len(n.entries) - 1; i >= 0; i-- {
 			if e := &n.entries[i]; e.alive && e.id == id && e.object.Type == l.object.Type {
-				if consider(int32(i)) { //nolint:gosec // below 2^31
-					return int32(i) //nolint:gosec // below 2^31
+				if consider(int32(i)) {
+					return int32(i)
 				}
 			}
 		}
@@ -514,12 +515,7 @@ func (n *netter) findLive(l *layout, id string, oldKind byte, old []byte) int32 
 }
 
 func (n *netter) wasTruncated(typ string) bool {
-	for _, t := range n.truncated {
-		if t == typ {
-			return true
-		}
-	}
-	return false
+	return slices.Contains(n.truncated, typ)
 }
 
 // ---- rows

@@ -3,6 +3,7 @@ package feed
 import (
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -275,13 +276,13 @@ func TestNetAgainstModel(t *testing.T) {
 		if withOld {
 			l = full
 		}
-		drawID := func() string { return fmt.Sprint(rapid.IntRange(1, ids).Draw(t, "id")) }
+		drawID := func() string { return strconv.Itoa(rapid.IntRange(1, ids).Draw(t, "id")) }
 		serial := 0
 		drawRow := func(id string) []string {
 			v := rapid.SampledFrom([]string{"x", "y"}).Draw(t, "v")
 			if deferred { // rows of one id must differ, or nobody could tell them apart
 				serial++
-				v += fmt.Sprint(serial)
+				v += strconv.Itoa(serial)
 			}
 			return []string{id, rapid.SampledFrom([]string{"A", "B", "~"}).Draw(t, "org"), v, "~"}
 		}
@@ -291,7 +292,7 @@ func TestNetAgainstModel(t *testing.T) {
 		var touched []*modelRow
 		for i := 1; i <= ids; i++ {
 			if rapid.Bool().Draw(t, "exists") {
-				r := &modelRow{existed: true, original: fmt.Sprint(i)}
+				r := &modelRow{existed: true, original: strconv.Itoa(i)}
 				r.before = drawRow(r.original)
 				r.now = r.before
 				rows = append(rows, r)

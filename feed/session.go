@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -164,7 +165,7 @@ func (s *session) run(ctx context.Context) error {
 	go s.apply(applyCtx)
 	defer context.AfterFunc(ctx, s.stop)()
 
-	err := s.sendStatus()
+	err := s.sendStatus(ctx)
 	if err == nil {
 		err = s.read(ctx)
 	}
@@ -186,7 +187,7 @@ func (s *session) run(ctx context.Context) error {
 		case <-s.applied:
 		case <-tick.C:
 			if err == nil {
-				err = s.sendStatus()
+				err = s.sendStatus(ctx)
 			}
 		}
 	}
@@ -196,7 +197,7 @@ func (s *session) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := s.sendStatus(); err != nil {
+	if err := s.sendStatus(ctx); err != nil {
 		return err
 	}
 	<-s.stopped // the applier's end sees to it; no wake comes after
@@ -299,7 +300,7 @@ func (s *session) read(ctx context.Context) error {
 			if !errors.As(err, &ne) || !ne.Timeout() {
 				return fmt.Errorf("read the replication stream: %w", err)
 			}
-			if err := s.tick(); err != nil {
+			if err := s.tick(ctx); err != nil {
 				return err
 			}
 			continue
@@ -327,8 +328,7 @@ func (s *session) read(ctx context.Context) error {
 }
 
 func (s *session) explainStream(err error) error {
-	var pe *pgconn.PgError
-	if errors.As(err, &pe) {
+	if pe, ok := errors.AsType[*pgconn.PgError](err); ok {
 		switch {
 		case pe.Code == "42704" && strings.Contains(pe.Message, "publication"):
 			return fault(ErrPublication, "%s in the log that waits to be read: it was dropped, or made after the slot: %s", pe.Message, recreate)
@@ -346,7 +346,7 @@ func (s *session) rearm() error {
 }
 
 // tick runs when the read's time is up.
-func (s *session) tick() error {
+func (s *session) tick(ctx context.Context) error {
 	if err := s.rearm(); err != nil {
 		return err
 	}
@@ -356,7 +356,7 @@ func (s *session) tick() error {
 	since := time.Since(time.Unix(0, s.lastSent.Load()))
 	switch {
 	case since >= s.statusEvery, s.statusDue.Load() && since >= statusGap:
-		if err := s.sendStatus(); err != nil {
+		if err := s.sendStatus(ctx); err != nil {
 			return err
 		}
 		if err := s.rearm(); err != nil {
@@ -375,7 +375,7 @@ func (s *session) tick() error {
 
 // sendStatus tells the server how far we are. Flush and apply are always given:
 // the library would fill a zero with the write position.
-func (s *session) sendStatus() error {
+func (s *session) sendStatus(ctx context.Context) error {
 	s.statusDue.Store(false)
 	s.mu.Lock()
 	received, confirmed := s.tracker.Received(), s.tracker.Confirmable()
@@ -383,7 +383,7 @@ func (s *session) sendStatus() error {
 	if err := s.net.SetWriteDeadline(time.Now().Add(max(s.statusEvery, time.Second))); err != nil {
 		return err
 	}
-	err := pglogrepl.SendStandbyStatusUpdate(context.Background(), s.conn, pglogrepl.StandbyStatusUpdate{
+	err := pglogrepl.SendStandbyStatusUpdate(ctx, s.conn, pglogrepl.StandbyStatusUpdate{
 		WALWritePosition: pglogrepl.LSN(received),
 		WALFlushPosition: pglogrepl.LSN(confirmed),
 		WALApplyPosition: pglogrepl.LSN(confirmed),
@@ -412,7 +412,7 @@ func (s *session) persistIdle(asked bool) {
 	interval := s.f.cfg.IdleInterval
 	if asked {
 		interval = min(interval, time.Second)
-	} else if int64(idle-applied) < s.f.cfg.IdleDistance { //nolint:gosec // log positions are below 2^63
+	} else if int64(idle-applied) < s.f.cfg.IdleDistance {
 		return
 	}
 	if now := time.Now(); now.Sub(s.idleAsked) >= interval {
@@ -447,7 +447,7 @@ func (s *session) copyData(ctx context.Context, data []byte) error {
 		}
 		asked := data[17] != 0
 		if asked {
-			if err := s.sendStatus(); err != nil {
+			if err := s.sendStatus(ctx); err != nil {
 				return err
 			}
 		}
@@ -507,7 +507,7 @@ func (s *session) handle(ctx context.Context, data []byte) error {
 func (s *session) layoutOf(oid uint32) *layout {
 	l := s.relations[oid]
 	if l == nil && s.open {
-		s.txn.note("undecodable", &change.Relation{Schema: "oid", Name: fmt.Sprint(oid)}, nil, reasonUnnamed)
+		s.txn.note("undecodable", &change.Relation{Schema: "oid", Name: strconv.FormatUint(uint64(oid), 10)}, nil, reasonUnnamed)
 	}
 	return l
 }
@@ -540,7 +540,7 @@ func (s *session) relation(ctx context.Context, rel *change.Relation) error {
 	if l := s.relations[rel.OID]; l != nil && equalLayout(l.relation, rel) {
 		return nil
 	}
-	return s.while(func() error { return s.resolve(ctx, rel) })
+	return s.while(ctx, func() error { return s.resolve(ctx, rel) })
 }
 
 func (s *session) resolve(ctx context.Context, rel *change.Relation) error {
@@ -579,7 +579,7 @@ func (s *session) commit(ctx context.Context) error {
 	s.tracker.Commit(c.End)
 	s.mu.Unlock()
 	if !s.queue.push(c, size) {
-		if err := s.waitFor(s.queue.space, func() bool { return s.queue.push(c, size) }); err != nil {
+		if err := s.waitFor(ctx, s.queue.space, func() bool { return s.queue.push(c, size) }); err != nil {
 			return err
 		}
 	}
@@ -588,7 +588,7 @@ func (s *session) commit(ctx context.Context) error {
 	}
 	// The barrier: what follows is resolved by the new registry.
 	end := c.End
-	err := s.waitFor(s.applied, func() bool {
+	err := s.waitFor(ctx, s.applied, func() bool {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		return s.tracker.Confirmable() >= end
@@ -601,7 +601,7 @@ func (s *session) commit(ctx context.Context) error {
 
 // reload reads the registry anew and resolves every known table by it.
 func (s *session) reload(ctx context.Context) error {
-	return s.while(func() error {
+	return s.while(ctx, func() error {
 		if err := s.f.cfg.Objects.Reload(ctx); err != nil {
 			return fmt.Errorf("read the object types: %w", err)
 		}
@@ -616,21 +616,21 @@ func (s *session) reload(ctx context.Context) error {
 
 // waitFor waits, not reading, until ok; the server gets its status messages
 // meanwhile. That is the back-pressure: the stream waits in the server.
-func (s *session) waitFor(wake <-chan struct{}, ok func() bool) error {
+func (s *session) waitFor(ctx context.Context, wake <-chan struct{}, ok func() bool) error {
 	tick := time.NewTicker(s.statusEvery)
 	defer tick.Stop()
 	for !ok() {
 		select {
 		case <-wake:
 			if s.statusDue.Load() {
-				if err := s.sendStatus(); err != nil {
+				if err := s.sendStatus(ctx); err != nil {
 					return err
 				}
 			}
 		case <-s.stopped:
 			return errStopping
 		case <-tick.C:
-			if err := s.sendStatus(); err != nil {
+			if err := s.sendStatus(ctx); err != nil {
 				return err
 			}
 		}
@@ -640,7 +640,7 @@ func (s *session) waitFor(wake <-chan struct{}, ok func() bool) error {
 
 // while runs a call that may take long; the server gets its status messages
 // meanwhile.
-func (s *session) while(call func() error) error {
+func (s *session) while(ctx context.Context, call func() error) error {
 	result := make(chan error, 1)
 	go func() { result <- call() }()
 	tick := time.NewTicker(s.statusEvery)
@@ -655,7 +655,7 @@ func (s *session) while(call func() error) error {
 			return sendErr
 		case <-tick.C:
 			if sendErr == nil {
-				sendErr = s.sendStatus()
+				sendErr = s.sendStatus(ctx)
 			}
 		}
 	}

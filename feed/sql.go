@@ -16,8 +16,8 @@ WHERE slot_name = $1`
 	// over under a new generation, which fences the former. A row's position is
 	// kept: it is where the gap starts.
 	sqlIntend = `
-INSERT INTO pgautomate.feed_checkpoints (slot_name, system_identifier, timeline, consistent_point, position, generation, updated_at)
-VALUES ($1, $2, $3, NULL, NULL, 1, now())
+INSERT INTO pgautomate.feed_checkpoints (slot_name, system_identifier, timeline, generation)
+VALUES ($1, $2, $3, 1)
 ON CONFLICT (slot_name) DO UPDATE
 SET system_identifier = excluded.system_identifier, timeline = excluded.timeline, consistent_point = NULL,
     generation = feed_checkpoints.generation + 1

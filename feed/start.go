@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"strconv"
 	"strings"
@@ -42,7 +43,7 @@ func connect(ctx context.Context, url string) (*pgconn.PgConn, error) {
 	if err != nil {
 		return nil, fault(ErrServer, "the connection string: %v", err)
 	}
-	for name, value := range map[string]string{
+	maps.Copy(cfg.RuntimeParams, map[string]string{
 		"replication":        "database",
 		"application_name":   "pgautomate feed",
 		"client_encoding":    "UTF8",
@@ -55,9 +56,7 @@ func connect(ctx context.Context, url string) (*pgconn.PgConn, error) {
 		"lock_timeout":       "0",
 
 		"standard_conforming_strings": "on",
-	} {
-		cfg.RuntimeParams[name] = value
-	}
+	})
 	// A vanished server is noticed by the kernel's keepalives. A time-out on
 	// silence would be wrong: a server that decodes a large transaction of other
 	// tables says nothing for long.
@@ -192,6 +191,16 @@ type slotRow struct {
 	confirmed change.EndLSN
 }
 
+// elses says that the slot can't be one of this package's.
+func (s slotRow) elses() bool {
+	return s.exists && (s.kind != "logical" || s.plugin != "pgoutput" || !s.ours)
+}
+
+func (f *Feed) elsesSlot(s slotRow) error {
+	return fault(ErrForeignSlot, "slot %s is a %s slot (plugin %q, database %q), not one of ours: configure another slot name",
+		f.cfg.Slot, s.kind, s.plugin, s.database)
+}
+
 func readSlot(ctx context.Context, conn *pgconn.PgConn, name string) (slotRow, error) {
 	rows, err := query(ctx, conn, fmt.Sprintf(sqlSlot, quoteLiteral(name)))
 	if err != nil || len(rows) == 0 {
@@ -230,9 +239,8 @@ func (f *Feed) prepare(ctx context.Context, conn *pgconn.PgConn, s server) (Chec
 			return Checkpoint{}, err
 		}
 		switch {
-		case slot.exists && (slot.kind != "logical" || slot.plugin != "pgoutput" || !slot.ours):
-			return Checkpoint{}, fault(ErrForeignSlot, "slot %s is a %s slot %s of database %q, not one of ours: configure another slot name",
-				f.cfg.Slot, slot.kind, slot.plugin, slot.database)
+		case slot.elses():
+			return Checkpoint{}, f.elsesSlot(slot)
 		case !found && slot.exists:
 			return Checkpoint{}, fault(ErrForeignSlot, "slot %s exists, but there is no checkpoint for it: %s", f.cfg.Slot, recreate)
 		case !found || cp.ConsistentPoint == 0:
@@ -356,6 +364,9 @@ func (f *Feed) makeSlot(ctx context.Context, conn *pgconn.PgConn, s server, reas
 		return err
 	}
 	if slot.exists {
+		if slot.elses() {
+			return f.elsesSlot(slot) // not ours to drop, not even when asked to
+		}
 		if slot.active {
 			return fmt.Errorf("%w: process %s has it", errStandby, slot.activePID)
 		}
