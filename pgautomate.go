@@ -473,7 +473,7 @@ func (e *Engine) Run(ctx context.Context) error {
 	err := group.Wait()
 	e.lifecycle.Stop()
 	e.firings.Stop()
-	return err
+	return errors.Join(err, e.registry.Close())
 }
 
 func (e *Engine) stopWorkers(ctx context.Context) error {

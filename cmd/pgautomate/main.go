@@ -12,6 +12,7 @@ import (
 	"os/signal"
 	"strings"
 	"syscall"
+	_ "time/tzdata" // organizations' time zones, on machines without zone files
 
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/spf13/cobra"
