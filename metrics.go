@@ -2,6 +2,7 @@ package pgautomate
 
 import (
 	"context"
+	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -15,6 +16,9 @@ import (
 type Metrics struct {
 	registry *prometheus.Registry
 	feed     func() feed.Status
+
+	refresh   sync.Mutex
+	refreshed time.Time
 
 	firings    *prometheus.CounterVec
 	candidates prometheus.Counter
@@ -75,7 +79,9 @@ func NewMetrics() *Metrics {
 }
 
 // Fired counts firings.
-func (m *Metrics) Fired(objectType string, n int) { m.firings.WithLabelValues(objectType).Add(float64(n)) }
+func (m *Metrics) Fired(objectType string, n int) {
+	m.firings.WithLabelValues(objectType).Add(float64(n))
+}
 
 // Matched counts what matching did.
 func (m *Metrics) Matched(c trigger.Counters) {
@@ -90,11 +96,19 @@ func (m *Metrics) Live(n int) { m.live.Set(float64(n)) }
 func (m *Metrics) Started(_ string, late time.Duration) { m.lateness.Observe(late.Seconds()) }
 
 // Ended counts an attempt's end.
-func (m *Metrics) Ended(actionType, status string) { m.actions.WithLabelValues(actionType, status).Inc() }
+func (m *Metrics) Ended(actionType, status string) {
+	m.actions.WithLabelValues(actionType, status).Inc()
+}
 
-// Refresh reads from the database the gauges that only it knows; called before
-// metrics are shown, at most every few seconds.
+// RefreshMetrics reads from the database the gauges that only it knows, at most
+// every 15 s: counting what is parked is not free.
 func (e *Engine) RefreshMetrics(ctx context.Context) error {
+	e.metrics.refresh.Lock()
+	defer e.metrics.refresh.Unlock()
+	if time.Since(e.metrics.refreshed) < 15*time.Second {
+		return nil
+	}
+	e.metrics.refreshed = time.Now()
 	rows, err := e.pool.Query(ctx, "SELECT action_type, sum(due)::bigint FROM pgautomate.action_queue WHERE reason IS NOT NULL GROUP BY 1")
 	if err != nil {
 		return err

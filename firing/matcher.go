@@ -147,7 +147,7 @@ func (m *Matcher) load(ctx context.Context, q *dbq.Queries) error {
 			return err
 		}
 		set.SetSchema(schema, nil)
-		m.identities[name] = t.Identity
+		m.identity(name, t.Identity, t.AlterIdentity())
 	}
 	rows, err := q.LiveTriggers(ctx)
 	if err != nil {
@@ -160,9 +160,34 @@ func (m *Matcher) load(ctx context.Context, q *dbq.Queries) error {
 			objectType: r.ObjectType, query: r.Query,
 		})
 	}
+	if err := m.mended(ctx, q); err != nil {
+		return err
+	}
 	m.loaded, m.verify = true, false
 	m.observeLive()
 	m.Logger.InfoContext(ctx, "triggers loaded", "live", set.Len(), "broken", len(set.Broken()), "took", time.Since(start).Round(time.Millisecond))
+	return nil
+}
+
+// mended finds triggers that are shown as invalid and compile now: their table
+// was mended while nobody read the stream.
+func (m *Matcher) mended(ctx context.Context, q *dbq.Queries) error {
+	shown, err := q.InvalidTriggers(ctx)
+	if err != nil {
+		return fmt.Errorf("invalid triggers: %w", err)
+	}
+	if len(shown) == 0 {
+		return nil
+	}
+	broken := map[int64]bool{}
+	for _, b := range m.set.Broken() {
+		broken[b.TriggerID] = true
+	}
+	for _, t := range shown {
+		if !broken[t.ID] {
+			m.markWhole(t.ID, t.Version, t.ObjectType)
+		}
+	}
 	return nil
 }
 
@@ -358,7 +383,7 @@ func (m *Matcher) put(d definition) {
 		return
 	}
 	degraded := m.identities[d.objectType] != change.IdentityFull
-	if d.status != "" && (d.status != "active" || degraded) || d.status == "" && degraded {
+	if d.status != "" && (d.status != "active" || degraded) {
 		m.markWhole(d.id, d.version, d.objectType)
 	}
 }

@@ -40,6 +40,12 @@ SELECT v.trigger_id, v.version, v.organization_id, v.name, v.object_type, v.quer
   FROM pgautomate.live_triggers l
   JOIN pgautomate.trigger_versions v ON v.trigger_id = l.trigger_id AND v.version = l.version;
 
+-- Live ones that are shown as invalid. triggers_troubled_idx.
+-- name: InvalidTriggers :many
+SELECT t.id, t.version, t.object_type FROM pgautomate.triggers t
+  JOIN pgautomate.live_triggers l ON l.trigger_id = t.id AND l.version = t.version
+ WHERE t.status = 'invalid';
+
 -- name: ObjectTypeHasPipelines :one
 SELECT EXISTS (SELECT FROM pgautomate.pipelines WHERE object_type = @object_type);
 

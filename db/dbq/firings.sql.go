@@ -219,6 +219,39 @@ func (q *Queries) InsertFiringActions(ctx context.Context, arg InsertFiringActio
 	return items, nil
 }
 
+const invalidTriggers = `-- name: InvalidTriggers :many
+SELECT t.id, t.version, t.object_type FROM pgautomate.triggers t
+  JOIN pgautomate.live_triggers l ON l.trigger_id = t.id AND l.version = t.version
+ WHERE t.status = 'invalid'
+`
+
+type InvalidTriggersRow struct {
+	ID         int64
+	Version    int32
+	ObjectType string
+}
+
+// Live ones that are shown as invalid. triggers_troubled_idx.
+func (q *Queries) InvalidTriggers(ctx context.Context) ([]InvalidTriggersRow, error) {
+	rows, err := q.db.Query(ctx, invalidTriggers)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []InvalidTriggersRow
+	for rows.Next() {
+		var i InvalidTriggersRow
+		if err := rows.Scan(&i.ID, &i.Version, &i.ObjectType); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
 const liveTriggers = `-- name: LiveTriggers :many
 SELECT v.trigger_id, v.version, v.organization_id, v.name, v.object_type, v.query
   FROM pgautomate.live_triggers l

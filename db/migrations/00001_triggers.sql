@@ -54,6 +54,7 @@ CREATE TABLE pgautomate.triggers (
     created_at      timestamptz NOT NULL DEFAULT now(),
     updated_at      timestamptz NOT NULL DEFAULT now()
 );
+CREATE INDEX triggers_troubled_idx ON pgautomate.triggers (status, object_type) WHERE status IN ('invalid', 'degraded');
 CREATE INDEX triggers_organization_idx ON pgautomate.triggers (organization_id, id);
 -- The definitions travel through the feed, so that a trigger sees exactly the commits after its own.
 ALTER TABLE pgautomate.triggers REPLICA IDENTITY FULL;
