@@ -31,10 +31,8 @@ race: ## run all tests with the race detector
 	@scripts/test.sh -race $(or $(ARGS),./...)
 
 .PHONY: bench
-bench: ## run the benchmarks; ARGS="--quick" and others go to it
-	@scripts/ensure-postgres.sh
-	@$(MAKE) --no-print-directory -s build
-	@bin/pgautomate bench $(ARGS)
+bench: ## run the Go benchmarks of matching and of draining (beside pg_recvlogical)
+	@scripts/test.sh -run '^$$' -bench . -benchtime 2s ./trigger ./feed
 
 .PHONY: lint
 lint: ## gofmt, go vet, golangci-lint
