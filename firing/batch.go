@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strconv"
 	"time"
 
@@ -32,6 +33,7 @@ type batch struct {
 	removed  []int64
 	counters trigger.Counters
 	fired    map[string]int
+	names    map[int64]string // of triggers that the cap stopped
 	last     *change.Commit
 }
 
@@ -135,7 +137,9 @@ func (b *batch) match(ctx context.Context, c *change.Commit, ch *change.Change, 
 	}
 	if depth > b.MaxDepth {
 		for _, f := range matched {
-			b.loop(c, f, ch, cause)
+			if err := b.loop(ctx, c, f, ch, cause); err != nil {
+				return err
+			}
 		}
 		return nil
 	}
@@ -165,12 +169,23 @@ func (b *batch) match(ctx context.Context, c *change.Commit, ch *change.Change, 
 }
 
 // loop notes a firing that the cap stopped, with the chain that led to it.
-func (b *batch) loop(c *change.Commit, f trigger.Firing, ch *change.Change, cause *jobs.Cause) {
-	chain := append([]string{}, cause.Chain...)
-	chain = append(chain, strconv.FormatInt(f.TriggerID, 10))
+func (b *batch) loop(ctx context.Context, c *change.Commit, f trigger.Firing, ch *change.Change, cause *jobs.Cause) error {
+	name, known := b.names[f.TriggerID]
+	if !known {
+		err := b.tx.QueryRow(ctx, "SELECT name FROM pgautomate.trigger_versions WHERE trigger_id = $1 AND version = $2", f.TriggerID, f.Version).Scan(&name)
+		if err != nil {
+			return fmt.Errorf("name of trigger %d: %w", f.TriggerID, err)
+		}
+		if b.names == nil {
+			b.names = map[int64]string{}
+		}
+		b.names[f.TriggerID] = name
+	}
+	chain := append(slices.Clone(cause.Chain), ChainName(f.TriggerID, name))
 	b.notes.add(c, "loop_suppressed", 1, map[string]any{
 		"trigger_id": f.TriggerID, "object_type": ch.Object.Type, "object_id": ch.ID, "depth": cause.Depth, "chain": chain,
 	})
+	return nil
 }
 
 // goneIDs gathers a commit's leads that are gone, by organization, type and reason.
