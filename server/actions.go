@@ -52,6 +52,7 @@ func (s *Server) registerActions() {
 	type listInput struct {
 		OrgParam
 		Paged
+
 		Status     string `query:"status" enum:"pending,queued,running,completed,failed,delayed,canceled,merged,skipped"`
 		ActionType string `query:"action_type" maxLength:"200"`
 		LeadID     string `query:"lead_id" maxLength:"1000"`
@@ -94,6 +95,7 @@ func (s *Server) registerActions() {
 
 	type oneInput struct {
 		OrgParam
+
 		ID string `path:"id"`
 	}
 	one := func(do func(context.Context, *string, int64) error) func(context.Context, *oneInput) (*Single[Action], error) {

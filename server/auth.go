@@ -33,8 +33,7 @@ func (s *Server) withKey(next http.Handler) http.Handler {
 			unauthorized("this key is not known or was revoked: "+howToGetAKey).write(w, r)
 			return
 		case err != nil:
-			var p *problem
-			if errors.As(s.toProblem(r.Context(), err), &p) {
+			if p, ok := errors.AsType[*problem](s.toProblem(r.Context(), err)); ok {
 				p.write(w, r)
 			}
 			return

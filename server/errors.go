@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"net/http"
 	"reflect"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -33,7 +34,7 @@ type ErrorBody struct {
 	Type       string `json:"type,omitempty" doc:"With 400 and 422."`
 	// Errors is a list with 400 and an object with 422.
 	Errors  any    `json:"errors,omitempty" doc:"With 422: what is wrong, by JSON pointer: {code, messages, nearest?}. With 400: a list."`
-	ErrorID string `json:"errorId,omitempty" doc:"With 500: the request's id, also in the log and in X-Request-Id."`
+	ErrorID string `json:"errorId,omitempty" doc:"With 500: the request's id, also in the log and in X-Request-ID."`
 }
 
 var errorBodyType = reflect.TypeFor[ErrorBody]()
@@ -153,7 +154,7 @@ func (p *problem) write(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Content-Type", "application/json")
 	w.Header().Set("Cache-Control", "no-store")
 	w.WriteHeader(p.status)
-	_ = json.NewEncoder(w).Encode(p.body(r.URL.Path))
+	_ = json.NewEncoder(w).Encode(p.body(r.URL.Path)) //nolint:errchkjson // nobody is left to be told
 }
 
 // errorShape turns problems, and what huma found while decoding, into the body.
@@ -231,12 +232,10 @@ func fromDetail(d *huma.ErrorDetail) (pointer, code, message string) {
 
 // toProblem is the one place where an error of a handler gets its status.
 func (s *Server) toProblem(ctx context.Context, err error) error {
-	var known *problem
-	if errors.As(err, &known) {
+	if known, ok := errors.AsType[*problem](err); ok {
 		return known
 	}
-	var pg *pgconn.PgError
-	if errors.As(err, &pg) {
+	if pg, ok := errors.AsType[*pgconn.PgError](err); ok {
 		if p := fromPostgres(pg); p != nil {
 			return p
 		}
@@ -247,8 +246,7 @@ func (s *Server) toProblem(ctx context.Context, err error) error {
 		return problemf(http.StatusServiceUnavailable, "the request took too long or was given up: send it again")
 	}
 	s.log.Error("request failed", "request_id", id, "error", err)
-	var connect *pgconn.ConnectError
-	if errors.As(err, &connect) {
+	if _, ok := errors.AsType[*pgconn.ConnectError](err); ok {
 		return problemf(http.StatusServiceUnavailable, "the database does not answer: send the request again later")
 	}
 	return internalError(id)
@@ -301,12 +299,7 @@ func isPG(err error, codes ...string) bool {
 	if !errors.As(err, &pg) {
 		return false
 	}
-	for _, c := range codes {
-		if pg.Code == c {
-			return true
-		}
-	}
-	return false
+	return slices.Contains(codes, pg.Code)
 }
 
 // orNotFound turns "no row" into a 404.

@@ -218,6 +218,7 @@ func (s *Server) registerKeys() {
 
 	type newKeyRequest struct {
 		OrgParam
+
 		Body struct {
 			Name           string `json:"name" maxLength:"200" required:"false" doc:"To know it by."`
 			OrganizationID string `json:"organization_id,omitempty" maxLength:"500"`
@@ -252,6 +253,7 @@ func (s *Server) registerKeys() {
 
 	type deleteInput struct {
 		OrgParam
+
 		ID string `path:"id"`
 	}
 	route(s, huma.Operation{

@@ -70,6 +70,7 @@ func showEntry(r *dbq.ApiTimelineRow) TimelineEntry {
 func (s *Server) registerLeads() {
 	type enterLeads struct {
 		OrgParam
+
 		ID   string `path:"id"`
 		Body struct {
 			LeadIDs []string `json:"lead_ids" minItems:"1" maxItems:"100000" nullable:"false"`
@@ -133,6 +134,7 @@ func (s *Server) registerLeads() {
 	type timelineInput struct {
 		OrgParam
 		Paged
+
 		LeadID string `path:"lead_id" maxLength:"1000"`
 	}
 	route(s, huma.Operation{

@@ -28,6 +28,7 @@ func requestID(ctx context.Context) string {
 // http.ResponseController by Unwrap.
 type recorder struct {
 	http.ResponseWriter
+
 	status int
 	bytes  int64
 }
@@ -57,11 +58,11 @@ func (s *Server) observe(next http.Handler) http.Handler {
 		var raw [12]byte
 		_, _ = rand.Read(raw[:])
 		id := hex.EncodeToString(raw[:])
-		w.Header().Set("X-Request-Id", id)
+		w.Header().Set("X-Request-ID", id)
 		r = r.WithContext(context.WithValue(r.Context(), requestIDKey, id))
 		rec := &recorder{ResponseWriter: w}
 		began := time.Now()
-		defer func() {
+		defer func() { //nolint:contextcheck // the request has its own
 			if p := recover(); p != nil {
 				if p == http.ErrAbortHandler { //nolint:errorlint // net/http compares it so
 					panic(p)

@@ -139,6 +139,7 @@ func serveDocs(w http.ResponseWriter, _ *http.Request) {
 // overview is what the page shows.
 type overview struct {
 	pageAssets
+
 	At              time.Time
 	Version         string
 	River, Mailbox  bool
@@ -249,11 +250,11 @@ func (s *Server) readOverview(ctx context.Context) *overview {
 		v.Counts, err = s.q.ApiCounts(ctx)
 		return err
 	})
-	part("Problems", "SELECT * FROM pgautomate.problems", func(ctx context.Context) (err error) {
+	part("Problems", "see the view pgautomate.problems", func(ctx context.Context) (err error) {
 		v.Problems, err = s.q.ApiProblems(ctx, overviewRows)
 		return err
 	})
-	part("The queue", "SELECT * FROM pgautomate.action_queue", func(ctx context.Context) (err error) {
+	part("The queue", "see the view pgautomate.action_queue", func(ctx context.Context) (err error) {
 		v.Queue, err = s.q.ApiActionQueue(ctx, overviewRows)
 		return err
 	})
@@ -261,7 +262,7 @@ func (s *Server) readOverview(ctx context.Context) *overview {
 		v.Finished, err = s.q.ApiFinishedActions(ctx)
 		return err
 	})
-	part("Lateness", "SELECT * FROM pgautomate.action_lateness", func(ctx context.Context) (err error) {
+	part("Lateness", "see the view pgautomate.action_lateness", func(ctx context.Context) (err error) {
 		v.Lateness, err = s.q.ApiActionLateness(ctx, overviewRows)
 		return err
 	})
@@ -269,7 +270,7 @@ func (s *Server) readOverview(ctx context.Context) *overview {
 		v.Firings, err = s.q.ApiLatestFirings(ctx, 20)
 		return err
 	})
-	part("The slot", "SELECT * FROM pgautomate.feed_status", func(ctx context.Context) (err error) {
+	part("The slot", "see the view pgautomate.feed_status", func(ctx context.Context) (err error) {
 		v.Slots, err = s.q.ApiFeedStatus(ctx)
 		return err
 	})

@@ -202,9 +202,10 @@ func TestOpenAPI(t *testing.T) {
 	s := newSite(t)
 	a := s.call(200, "GET", "/openapi.json", "", "")
 	var doc struct {
-		OpenAPI    string
-		Paths      map[string]map[string]json.RawMessage
-		Components struct{ Schemas map[string]json.RawMessage }
+		Paths      map[string]map[string]json.RawMessage `json:"paths"`
+		Components struct {
+			Schemas map[string]json.RawMessage `json:"schemas"`
+		} `json:"components"`
 	}
 	ok(t, json.Unmarshal([]byte(a.raw), &doc))
 	var got []string

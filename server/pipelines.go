@@ -68,6 +68,7 @@ func (s *Server) registerPipelines() {
 
 	type createPipeline struct {
 		OrgParam
+
 		Body struct {
 			OrganizationID string          `json:"organization_id,omitempty" maxLength:"500" doc:"For an operator's key."`
 			Name           string          `json:"name" minLength:"1" maxLength:"500"`
@@ -114,6 +115,7 @@ func (s *Server) registerPipelines() {
 	type listInput struct {
 		OrgParam
 		Paged
+
 		Name string `query:"name" maxLength:"500"`
 	}
 	route(s, huma.Operation{
@@ -142,6 +144,7 @@ func (s *Server) registerPipelines() {
 
 	type oneInput struct {
 		OrgParam
+
 		ID string `path:"id"`
 	}
 	route(s, huma.Operation{
@@ -160,6 +163,7 @@ func (s *Server) registerPipelines() {
 
 	type replacePipeline struct {
 		OrgParam
+
 		ID   string `path:"id"`
 		Body struct {
 			OrganizationID string          `json:"organization_id,omitempty" maxLength:"500"`
@@ -195,6 +199,7 @@ func (s *Server) registerPipelines() {
 
 	type updatePipeline struct {
 		OrgParam
+
 		ID   string `path:"id"`
 		Body struct {
 			Name        *string         `json:"name,omitempty" minLength:"1" maxLength:"500"`
@@ -371,12 +376,12 @@ func refuseInUse(ctx context.Context, q *dbq.Queries, ids []int64) error {
 	for i := range used {
 		parts[i] = fmt.Sprintf("%q (%d)", used[i].Name, used[i].Leads)
 	}
-	return conflict("leads are in stage %s: move them or let them finish, or pause the pipeline so that none enters", strings.Join(parts, ", "))
+	return conflict("leads are in stage %s: move them on or let them finish first", strings.Join(parts, ", "))
 }
 
 // replaceStages makes a pipeline's stages those wanted; had are those that there
 // are. The pipeline is locked, so that nobody else changes them over HTTP.
-func replaceStages(ctx context.Context, q *dbq.Queries, pipelineID int64, had []dbq.PgautomatePipelineStage, want []StageInput) error {
+func replaceStages(ctx context.Context, q *dbq.Queries, pipelineID int64, had []dbq.PgautomatePipelineStage, want []StageInput) error { //nolint:cyclop // one thing after another
 	ids := make([]int64, len(want)) // 0: a new one
 	kept := map[int64]bool{}
 	for i := range want {
@@ -431,7 +436,7 @@ func replaceStages(ctx context.Context, q *dbq.Queries, pipelineID int64, had []
 		return err
 	}
 	for i := range want {
-		position := int32(i + 1) //nolint:gosec // at most 500 stages
+		position := int32(i + 1)
 		if ids[i] == 0 {
 			id, err := q.ApiInsertStage(ctx, dbq.ApiInsertStageParams{PipelineID: pipelineID, Name: want[i].Name, Position: position})
 			if err != nil {
@@ -444,7 +449,7 @@ func replaceStages(ctx context.Context, q *dbq.Queries, pipelineID int64, had []
 		for j := range want[i].Actions {
 			a := &want[i].Actions[j]
 			err := q.ApiInsertStageAction(ctx, dbq.ApiInsertStageActionParams{
-				PipelineStageID: ids[i], SequenceNumber: int32(j + 1), //nolint:gosec // at most 200 actions
+				PipelineStageID: ids[i], SequenceNumber: int32(j + 1),
 				ActionType: a.ActionType, Params: a.Params,
 			})
 			if isPG(err, pgerrcode.CheckViolation) {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/http"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -303,7 +304,7 @@ func TestRetryRaces(t *testing.T) {
 	path := "/v1/pipelines/" + s.call(201, "POST", "/v1/pipelines", s.a,
 		`{"name":"p","stages":[{"name":"new","actions":[{"action_type":"email"}]},{"name":"other","actions":[{"action_type":"email"}]}]}`).id()
 	for i := range 20 {
-		lead := fmt.Sprint(i)
+		lead := strconv.Itoa(i)
 		s.call(200, "POST", path+"/leads", s.a, `{"lead_ids":["`+lead+`"]}`)
 		s.exec(`UPDATE pgautomate.lead_stage_actions SET status = 'failed', finished_at = now() WHERE lead_id = $1`, lead)
 		s.exec(`SELECT pgautomate.close_lead_stages(array_agg(id), 'failed', 'failed', 'stage_left') FROM pgautomate.lead_stages WHERE lead_id = $1`, lead)

@@ -127,7 +127,7 @@ func newSite(t *testing.T, change ...func(*server.Config)) *site {
 	client, err := river.NewClient(riverpgxv5.New(s.pool), &river.Config{Schema: "pgautomate", Logger: slog.New(slog.DiscardHandler)})
 	ok(t, err)
 	registry := prometheus.NewRegistry()
-	firings := prometheus.NewCounterVec(prometheus.CounterOpts{Name: "pgautomate_trigger_firings_total"}, []string{"object_type"})
+	firings := prometheus.NewCounterVec(prometheus.CounterOpts{Name: "pgautomate_trigger_firings_total", Help: "Firings."}, []string{"object_type"})
 	registry.MustRegister(firings)
 	firings.WithLabelValues("lead").Add(42)
 	cfg := server.Config{
@@ -675,7 +675,7 @@ func TestPanic(t *testing.T) {
 	t.Parallel()
 	s := newSite(t)
 	a := s.call(500, "POST", "/v1/triggers", s.a, strings.Replace(triggerBody(""), `"hi"`, `"panic"`, 1))
-	id := a.header.Get("X-Request-Id")
+	id := a.header.Get("X-Request-ID")
 	a.want(id, "errorId")
 	if strings.Contains(a.raw, "a bug") || strings.Contains(a.raw, "goroutine") {
 		t.Errorf("the body tells of the inside: %s", a.raw)

@@ -52,6 +52,7 @@ func (s *Server) registerThrottles() {
 
 	type putThrottle struct {
 		OrgParam
+
 		Body struct {
 			OrganizationID string `json:"organization_id,omitempty" maxLength:"500" doc:"For an operator's key; * is any organization."`
 			ActionType     string `json:"action_type,omitempty" maxLength:"200" default:"*"`
@@ -87,6 +88,7 @@ func (s *Server) registerThrottles() {
 
 	type deleteInput struct {
 		OrgParam
+
 		ActionType string `query:"action_type" required:"true" maxLength:"200"`
 	}
 	route(s, huma.Operation{

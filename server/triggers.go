@@ -67,11 +67,12 @@ func showFiring(f *dbq.ApiListFiringsRow) Firing {
 	}
 }
 
-func (s *Server) registerTriggers() {
+func (s *Server) registerTriggers() { //nolint:cyclop // a list of routes
 	tags := []string{"triggers"}
 
 	type createTrigger struct {
 		OrgParam
+
 		Body struct {
 			OrganizationID string          `json:"organization_id,omitempty" maxLength:"500" doc:"For an operator's key."`
 			Name           string          `json:"name" minLength:"1" maxLength:"500"`
@@ -110,6 +111,7 @@ func (s *Server) registerTriggers() {
 	type listInput struct {
 		OrgParam
 		Paged
+
 		ObjectType string `query:"object_type" maxLength:"200"`
 		Status     string `query:"status" enum:"active,paused,invalid,degraded"`
 	}
@@ -142,6 +144,7 @@ func (s *Server) registerTriggers() {
 
 	type oneInput struct {
 		OrgParam
+
 		ID string `path:"id"`
 	}
 	route(s, huma.Operation{
@@ -156,6 +159,7 @@ func (s *Server) registerTriggers() {
 
 	type updateTrigger struct {
 		OrgParam
+
 		ID   string `path:"id"`
 		Body struct {
 			Name         *string         `json:"name,omitempty" minLength:"1" maxLength:"500"`
@@ -228,6 +232,7 @@ func (s *Server) registerTriggers() {
 
 	type validateTrigger struct {
 		OrgParam
+
 		Body struct {
 			ObjectType string          `json:"object_type" minLength:"1" maxLength:"200"`
 			Query      json.RawMessage `json:"query"`
@@ -261,6 +266,7 @@ func (s *Server) registerTriggers() {
 	type firingsInput struct {
 		OrgParam
 		Paged
+
 		ID       string `path:"id"`
 		ObjectID string `query:"object_id" maxLength:"1000"`
 	}
