@@ -17,8 +17,9 @@ type Metrics struct {
 	registry *prometheus.Registry
 	feed     func() feed.Status
 
-	refresh   sync.Mutex
-	refreshed time.Time
+	refresh     func(context.Context) error
+	refreshLock sync.Mutex
+	refreshed   time.Time
 
 	firings    *prometheus.CounterVec
 	candidates prometheus.Counter
@@ -72,8 +73,8 @@ func NewMetrics() *Metrics {
 		}
 		return float64(m.feed().Changes)
 	})
-	m.registry.MustRegister(m.firings, m.candidates, m.related, m.mismatches, m.live, m.actions, m.lateness, m.throttled,
-		m.problems, m.lagBytes, m.lagSeconds, changes,
+	m.registry.MustRegister(m.firings, m.candidates, m.related, m.mismatches, m.live, m.actions, m.lateness, changes,
+		&gauges{m},
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
 }
@@ -100,15 +101,36 @@ func (m *Metrics) Ended(actionType, status string) {
 	m.actions.WithLabelValues(actionType, status).Inc()
 }
 
-// RefreshMetrics reads from the database the gauges that only it knows, at most
-// every 15 s: counting what is parked is not free.
-func (e *Engine) RefreshMetrics(ctx context.Context) error {
-	e.metrics.refresh.Lock()
-	defer e.metrics.refresh.Unlock()
-	if time.Since(e.metrics.refreshed) < 15*time.Second {
-		return nil
+// gauges are those that only the database knows. They are read when somebody
+// asks for metrics, at most every 15 s: counting what is parked is not free.
+type gauges struct{ *Metrics }
+
+// Describe implements prometheus.Collector.
+func (g *gauges) Describe(ch chan<- *prometheus.Desc) {
+	for _, c := range []prometheus.Collector{g.throttled, g.problems, g.lagBytes, g.lagSeconds} {
+		c.Describe(ch)
 	}
-	e.metrics.refreshed = time.Now()
+}
+
+// Collect implements prometheus.Collector.
+func (g *gauges) Collect(ch chan<- prometheus.Metric) {
+	g.refreshLock.Lock()
+	if g.refresh != nil && time.Since(g.refreshed) > 15*time.Second {
+		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+		// A database that is away leaves the gauges as they were.
+		if g.refresh(ctx) == nil {
+			g.refreshed = time.Now()
+		}
+		cancel()
+	}
+	g.refreshLock.Unlock()
+	for _, c := range []prometheus.Collector{g.throttled, g.problems, g.lagBytes, g.lagSeconds} {
+		c.Collect(ch)
+	}
+}
+
+// refreshMetrics reads the gauges.
+func (e *Engine) refreshMetrics(ctx context.Context) error {
 	rows, err := e.pool.Query(ctx, "SELECT action_type, sum(due)::bigint FROM pgautomate.action_queue WHERE reason IS NOT NULL GROUP BY 1")
 	if err != nil {
 		return err

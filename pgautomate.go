@@ -186,6 +186,7 @@ func New(ctx context.Context, cfg Config) (*Engine, error) {
 	if err != nil {
 		return nil, err
 	}
+	e.metrics.refresh = e.refreshMetrics
 	ok = true
 	return e, nil
 }

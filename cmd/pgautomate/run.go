@@ -134,7 +134,7 @@ func (a *app) serve(ctx context.Context, cfg pgautomate.Config, only []string, l
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return engine.Run(ctx) })
 	if listener != nil {
-		if err := serveHTTP(ctx, group, engine, a.handlerConfig(engine, box), listener); err != nil {
+		if err := serveHTTP(ctx, group, a.handlerConfig(engine, box), listener); err != nil {
 			return err
 		}
 	}
@@ -153,7 +153,7 @@ func (a *app) handlerConfig(engine *pgautomate.Engine, box *mailbox.Mailbox) ser
 	return cfg
 }
 
-func serveHTTP(ctx context.Context, group *errgroup.Group, engine *pgautomate.Engine, cfg server.Config, listener net.Listener) error {
+func serveHTTP(ctx context.Context, group *errgroup.Group, cfg server.Config, listener net.Listener) error {
 	handler, err := server.New(cfg)
 	if err != nil {
 		return fmt.Errorf("HTTP: %w", err)
@@ -162,7 +162,7 @@ func serveHTTP(ctx context.Context, group *errgroup.Group, engine *pgautomate.En
 		return fmt.Errorf("HTTP: %w", err)
 	}
 	httpServer := &http.Server{
-		Handler:           refreshing(engine, handler),
+		Handler:           handler,
 		ReadHeaderTimeout: 10 * time.Second,
 		ReadTimeout:       60 * time.Second,
 		WriteTimeout:      120 * time.Second,
@@ -184,19 +184,6 @@ func serveHTTP(ctx context.Context, group *errgroup.Group, engine *pgautomate.En
 		return nil
 	})
 	return nil
-}
-
-// refreshing brings the gauges that only the database knows up to date before
-// they are shown.
-func refreshing(engine *pgautomate.Engine, next http.Handler) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if r.URL.Path == "/metrics" {
-			ctx, cancel := context.WithTimeout(r.Context(), 5*time.Second)
-			_ = engine.RefreshMetrics(ctx) // old gauges are better than none
-			cancel()
-		}
-		next.ServeHTTP(w, r)
-	})
 }
 
 // whenReady waits until the engine is ready and says so once.

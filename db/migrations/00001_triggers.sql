@@ -166,7 +166,8 @@ CREATE TABLE pgautomate.trigger_firings (
     depth           integer NOT NULL DEFAULT 0,
     PRIMARY KEY (id, committed_at),
     -- Belt and braces: the checkpoint already makes a second firing impossible.
-    UNIQUE (trigger_id, object_id, commit_lsn, committed_at)
+    -- In this order it also serves a trigger's latest firings.
+    UNIQUE (trigger_id, committed_at, commit_lsn, object_id)
 ) PARTITION BY RANGE (committed_at);
 CREATE INDEX trigger_firings_object_idx ON pgautomate.trigger_firings (object_type, object_id, committed_at);
 COMMENT ON TABLE pgautomate.trigger_firings IS 'The audit: every firing with what, when and why. One partition a day (UTC), made by the engine as commits need it.';
