@@ -36,9 +36,10 @@ SELECT NOT EXISTS (
 -- name: trigger_problem
 SELECT name, coalesce(error, status) FROM pgautomate.triggers WHERE status IN ('invalid', 'degraded') ORDER BY id LIMIT 1
 
--- A commit of its own that travels through the feed behind all that is committed.
+-- A commit of its own that travels through the feed behind all that is committed. It tells the feed to read the object types
+-- anew, as a watched table does: commits that tell it nothing move no checkpoint.
 -- name: mark
-SELECT pg_logical_emit_message(true, 'pgautomate.demo', '')::text
+SELECT pg_logical_emit_message(true, 'pgautomate.registry', '')::text
 
 -- name: mark_passed
 SELECT coalesce(max(position) >= $1::text::pg_lsn, false) FROM pgautomate.feed_checkpoints
