@@ -19,7 +19,7 @@ import (
 func TestCommand(t *testing.T) {
 	t.Parallel()
 	binary := filepath.Join(t.TempDir(), "pgautomate")
-	if out, err := exec.Command("go", "build", "-o", binary, "../cmd/pgautomate").CombinedOutput(); err != nil { //nolint:gosec // our own
+	if out, err := exec.Command("go", "build", "-o", binary, "../cmd/pgautomate").CombinedOutput(); err != nil {
 		t.Fatalf("go build: %v\n%s", err, out)
 	}
 	for name, test := range map[string]func(t *testing.T, binary string){
@@ -51,7 +51,7 @@ type process struct {
 // whoever runs the tests.
 func start(t *testing.T, binary, databaseURL string, args ...string) *process {
 	t.Helper()
-	p := &process{t: t, cmd: exec.Command(binary, args...), done: make(chan struct{})} //nolint:gosec // our own
+	p := &process{t: t, cmd: exec.Command(binary, args...), done: make(chan struct{})}
 	for _, e := range os.Environ() {
 		if !strings.HasPrefix(e, "PG") && !strings.HasPrefix(e, "DATABASE_URL=") && !strings.HasPrefix(e, "SMTP_URL=") {
 			p.cmd.Env = append(p.cmd.Env, e)
@@ -127,7 +127,7 @@ func freeAddress(t *testing.T) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer l.Close() //nolint:errcheck // only its number was wanted
+	defer l.Close()
 	return l.Addr().String()
 }
 
@@ -160,7 +160,7 @@ func (p *process) refused(code int, logs bool, parts ...string) {
 	}
 }
 
-func testBadInput(t *testing.T, binary string) {
+func testBadInput(t *testing.T, binary string) { //nolint:thelper // a test
 	db := dbtest.New(t)
 	for _, sql := range []string{
 		`CREATE TABLE keyless (a int)`, `CREATE TABLE two_keys (a int, b int, PRIMARY KEY (a, b))`, `CREATE TABLE lead (id int PRIMARY KEY, status_id text)`,
@@ -257,7 +257,7 @@ func testBadInput(t *testing.T, binary string) {
 	}
 }
 
-func testWALLevel(t *testing.T, binary string) {
+func testWALLevel(t *testing.T, binary string) { //nolint:thelper // a test
 	db := dbtest.NewOn(t, dbtest.OwnServer(t, "wal_level=replica"))
 	p := start(t, binary, db.URL, "run", "--listen", "127.0.0.1:0")
 	p.refused(1, true, "wal_level is replica", "ALTER SYSTEM SET wal_level = 'logical'", "restart")
@@ -271,7 +271,7 @@ func testWALLevel(t *testing.T, binary string) {
 	}
 }
 
-func testReadyAndDrained(t *testing.T, binary string) {
+func testReadyAndDrained(t *testing.T, binary string) { //nolint:thelper // a test
 	db := dbtest.NewEmpty(t)
 	p := start(t, binary, db.URL, "run", "--listen", freeAddress(t))
 	p.awaitReady()

@@ -103,7 +103,7 @@ func TestConnectionsAreCutAgainAndAgain(t *testing.T) {
 
 // T71: the process is killed again and again, wherever it is, also between its
 // jobs' commit and the confirmation to the server.
-func testKilledFeeds(t *testing.T, binary string) {
+func testKilledFeeds(t *testing.T, binary string) { //nolint:thelper // a test
 	w := newWorld(t)
 	w.crm()
 	id := one[int64](w, `INSERT INTO pgautomate.triggers (organization_id, name, object_type, query, action_type, action_params)
@@ -136,7 +136,7 @@ func testKilledFeeds(t *testing.T, binary string) {
 }
 
 // The second of two processes stands by and takes over when the first is killed.
-func testStandbyTakesOver(t *testing.T, binary string) {
+func testStandbyTakesOver(t *testing.T, binary string) { //nolint:thelper // a test
 	w := newWorld(t)
 	w.crm()
 	id := one[int64](w, `INSERT INTO pgautomate.triggers (organization_id, name, object_type, query, action_type, action_params)
@@ -173,7 +173,7 @@ func testStandbyTakesOver(t *testing.T, binary string) {
 }
 
 // Two processes share the work: each action runs once.
-func testTwoProcesses(t *testing.T, binary string) {
+func testTwoProcesses(t *testing.T, binary string) { //nolint:thelper // a test
 	w := newWorld(t)
 	w.crm()
 	id := one[int64](w, `INSERT INTO pgautomate.triggers (organization_id, name, object_type, query, action_type, action_params)
@@ -200,7 +200,7 @@ func testTwoProcesses(t *testing.T, binary string) {
 }
 
 // T69: a large update doesn't make the process large.
-func testMemoryOfLargeUpdate(t *testing.T, binary string) {
+func testMemoryOfLargeUpdate(t *testing.T, binary string) { //nolint:thelper // a test
 	if _, err := os.Stat("/proc/self/status"); err != nil {
 		t.Skip("needs /proc")
 	}

@@ -35,16 +35,16 @@ func (w *world) enrolled(organization string, leads ...string) {
 }
 
 // runOf gives a lead's only run as "status reason", with its actions' statuses.
-func (w *world) runOf(organization, lead string) string {
+func (w *world) runOf(lead string) string {
 	w.t.Helper()
 	return one[string](w, `SELECT coalesce((SELECT s.status || coalesce(' ' || s.reason, '') || ' (' ||
 			(SELECT string_agg(a.status::text || coalesce(' ' || a.reason, ''), ', ' ORDER BY a.sequence_number) FROM pgautomate.lead_stage_actions a WHERE a.lead_stage_id = s.id) || ')'
-		FROM pgautomate.lead_stages s WHERE s.organization_id = $1 AND s.lead_id = $2), 'none')`, organization, lead)
+		FROM pgautomate.lead_stages s WHERE s.lead_id = $1), 'none')`, lead)
 }
 
-func (w *world) awaitRun(organization, lead, want string) {
+func (w *world) awaitRun(lead, want string) {
 	w.t.Helper()
-	w.until(fmt.Sprintf("the run of lead %s is %s, not %s", lead, want, w.runOf(organization, lead)), func() bool { return w.runOf(organization, lead) == want })
+	w.until(fmt.Sprintf("the run of lead %s is %s, not %s", lead, want, w.runOf(lead)), func() bool { return w.runOf(lead) == want })
 }
 
 // T05, T63 and T66: runs follow what becomes of their lead.
@@ -68,12 +68,12 @@ func TestRunsFollowTheirLead(t *testing.T) {
 	w.tx(`SELECT pgautomate.suppress()`, `DELETE FROM lead WHERE id = 6`)
 	w.settle()
 
-	w.awaitRun("a", "1", "exited object_deleted (canceled object_deleted, canceled object_deleted)")
-	w.awaitRun("a", "2", "exited left_organization (canceled left_organization, canceled left_organization)")
-	w.awaitRun("a", "30", waiting)
-	w.awaitRun("a", "6", "exited object_deleted (canceled object_deleted, canceled object_deleted)")
+	w.awaitRun("1", "exited object_deleted (canceled object_deleted, canceled object_deleted)")
+	w.awaitRun("2", "exited left_organization (canceled left_organization, canceled left_organization)")
+	w.awaitRun("30", waiting)
+	w.awaitRun("6", "exited object_deleted (canceled object_deleted, canceled object_deleted)")
 	for lead, want := range map[string]string{"3": "none", "4": waiting, "5": waiting} {
-		if got := w.runOf("a", lead); got != want {
+		if got := w.runOf(lead); got != want {
 			t.Errorf("the run of lead %s is %s, want %s", lead, got, want)
 		}
 	}
@@ -88,7 +88,7 @@ func TestRunsFollowTheirLead(t *testing.T) {
 	}
 	// Under its new id it is the same lead: deleted, it goes.
 	w.exec(`DELETE FROM lead WHERE id = 30`)
-	w.awaitRun("a", "30", "exited object_deleted (canceled object_deleted, canceled object_deleted)")
+	w.awaitRun("30", "exited object_deleted (canceled object_deleted, canceled object_deleted)")
 }
 
 // T61: a trigger on a table whose updates hide the old row says so at once.

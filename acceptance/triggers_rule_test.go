@@ -63,7 +63,7 @@ func newLead(columns, values, fires string) step {
 
 func (s step) as(action string) step { s.action = action; return s }
 
-func (s step) on(fires string) step { s.fires = fires; return s }
+func (s step) fired() step { s.fires = "1"; return s }
 
 func ruleCases() []ruleCase {
 	customers := qs("C")
@@ -76,20 +76,20 @@ func ruleCases() []ruleCase {
 	return []ruleCase{
 		{"T01", "lead", customers, []step{insertLead("Q"), setLead("status_id = 'C'", "1").as("updated")}},
 		{"T02", "lead", customers, []step{insertLead("Q"), setLead("status_id = 'L'", "")}},
-		{"T03", "lead", customers, []step{insertLead("C").on("1"), setLead("source = 'web'", "")}},
-		{"T04", "lead", customers, []step{insertLead("C").on("1"), setLead("status_id = 'X'", "")}},
-		{"T05", "lead", customers, []step{insertLead("C").on("1"), {sql: `DELETE FROM lead WHERE id = {1}`}}},
-		{"T06", "lead", customers, []step{insertLead("C").on("1").as("created")}},
+		{"T03", "lead", customers, []step{insertLead("C").fired(), setLead("source = 'web'", "")}},
+		{"T04", "lead", customers, []step{insertLead("C").fired(), setLead("status_id = 'X'", "")}},
+		{"T05", "lead", customers, []step{insertLead("C").fired(), {sql: `DELETE FROM lead WHERE id = {1}`}}},
+		{"T06", "lead", customers, []step{insertLead("C").fired().as("created")}},
 		{"T07", "lead", customers, []step{insertLead("Q"), setLead("status_id = 'C'", "1").as("updated")}},
-		{"T08", "lead", customers, []step{insertLead("C").on("1"), setLead("status_id = 'L'", ""), setLead("status_id = 'C'", "1")}},
+		{"T08", "lead", customers, []step{insertLead("C").fired(), setLead("status_id = 'L'", ""), setLead("status_id = 'C'", "1")}},
 		{"T11", "lead", customers, []step{{
 			sql:   `INSERT INTO lead (id, organization_id, status_id) VALUES ({1}, '{org}', 'Q'); UPDATE lead SET status_id = 'C' WHERE id = {1}`,
 			fires: "1", action: "created",
 		}}},
 		{"T12", "lead", customers, []step{{sql: `INSERT INTO lead (id, organization_id, status_id) VALUES ({1}, '{org}', 'C'); DELETE FROM lead WHERE id = {1}`}}},
-		{"T13", "lead", customers, []step{insertLead("C").on("1"), setLead("status_id = 'C'", "")}},
+		{"T13", "lead", customers, []step{insertLead("C").fired(), setLead("status_id = 'C'", "")}},
 		{"T14", "lead", customers, []step{
-			insertLead("C").on("1"),
+			insertLead("C").fired(),
 			{sql: `INSERT INTO lead (id, organization_id, status_id) VALUES ({1}, '{org}', 'C') ON CONFLICT (id) DO UPDATE SET status_id = 'C'`},
 			{sql: `INSERT INTO lead (id, organization_id, status_id) VALUES ({2}, '{org}', 'Q')`},
 			{
@@ -166,12 +166,12 @@ func ruleCases() []ruleCase {
 			newLead("status_id, description", "'Q', '"+long+"'", ""), setLead("status_id = 'C'", "1"), setLead("source = 'web'", ""),
 		}},
 		{"T66", "lead", customers, []step{
-			insertLead("C").on("1"), {sql: `UPDATE lead SET id = {2} WHERE id = {1}`},
+			insertLead("C").fired(), {sql: `UPDATE lead SET id = {2} WHERE id = {1}`},
 			{sql: `INSERT INTO lead (id, organization_id, status_id) VALUES ({3}, '{org}', 'Q')`},
 			{sql: `UPDATE lead SET id = {4}, status_id = 'C' WHERE id = {3}`, fires: "4", action: "updated"},
 		}},
 		{"T63 and T64, leaving", "lead", customers, []step{
-			insertLead("C").on("1"), setLead("organization_id = 'elsewhere'", ""),
+			insertLead("C").fired(), setLead("organization_id = 'elsewhere'", ""),
 			{sql: `INSERT INTO lead (id, organization_id, status_id) VALUES ({2}, '{org}', 'Q')`},
 			{sql: `UPDATE lead SET organization_id = 'elsewhere', status_id = 'C' WHERE id = {2}`},
 		}},
