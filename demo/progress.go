@@ -30,9 +30,7 @@ func (p *progress) run(ctx context.Context, line func(context.Context) (string, 
 	if p.terminal {
 		every = 500 * time.Millisecond
 	}
-	t := time.NewTicker(every)
-	defer t.Stop()
-	for {
+	for wait := every; ; {
 		select {
 		case <-ctx.Done():
 			last, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
@@ -42,8 +40,10 @@ func (p *progress) run(ctx context.Context, line func(context.Context) (string, 
 				fmt.Fprintln(p.out)
 			}
 			return
-		case <-t.C:
+		case <-time.After(wait):
+			start := time.Now()
 			p.show(ctx, line)
+			wait = max(every, 20*time.Since(start)) // looking is not to be what the server is busy with
 		}
 	}
 }

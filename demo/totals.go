@@ -94,15 +94,23 @@ func (s state) done() bool { return s.waiting == 0 && s.staged == 0 && s.firings
 // settle waits until everything is done: the feed has dealt with all that is committed, each firing with its action, each
 // action with its work, and all that followed from that as well.
 func settle(ctx context.Context, pool *pgxpool.Pool) error {
-	const every = 100 * time.Millisecond
-	for {
-		before, err := readState(ctx, pool)
-		if err != nil {
-			return err
+	var took time.Duration // by counting, which is not to be what the server is busy with
+	for ; ; took = 0 {
+		var busy bool
+		if err := pool.QueryRow(ctx, statements["busy"]).Scan(&busy); err != nil {
+			return fmt.Errorf("state: %w", err)
 		}
-		if !before.done() {
-			// The more there is, the longer counting takes, and the less it matters.
-			if err := pause(ctx, every+time.Duration(before.waiting/100)*time.Millisecond); err != nil {
+		var before state
+		if !busy {
+			start := time.Now()
+			var err error
+			if before, err = readState(ctx, pool); err != nil {
+				return err
+			}
+			took = time.Since(start)
+		}
+		if busy || !before.done() {
+			if err := pause(ctx, 50*time.Millisecond+10*took); err != nil {
 				return err
 			}
 			continue

@@ -44,7 +44,13 @@ SELECT pg_logical_emit_message(true, 'pgautomate.registry', '')::text
 -- name: mark_passed
 SELECT coalesce(max(position) >= $1::text::pg_lsn, false) FROM pgautomate.feed_checkpoints
 
--- What is under way. Entered stages are counted because a stage whose next action can't be made due at once has none.
+-- Whether an action is due, parked or running: the partial indexes lead_stage_actions_in_flight_idx, _due_idx, _timer_idx.
+-- name: busy
+SELECT EXISTS (SELECT FROM pgautomate.lead_stage_actions WHERE status IN ('queued', 'running'))
+    OR EXISTS (SELECT FROM pgautomate.lead_stage_actions WHERE status = 'pending' AND perform_at IS NOT NULL)
+    OR EXISTS (SELECT FROM pgautomate.lead_stage_actions WHERE status = 'delayed')
+
+-- What is under way, counted whole. Entered stages are counted because a stage whose next action can't be made due at once has none.
 -- name: state
 SELECT (SELECT count(*) FROM pgautomate.trigger_firings) AS firings,
        count(*) FILTER (WHERE firing_id IS NOT NULL) AS acted,
