@@ -61,8 +61,21 @@ type Type struct {
 	change.Object
 	Quoted    string // schema.table, as SQL needs it
 	Columns   []Column
-	Identity  byte
+	Identity  byte // of a partitioned table: FULL only when each of its partitions has it
 	Relations []Relation
+
+	// Partitioned says that the rows are in partitions. Each has an identity of
+	// its own; the stream tells only the table's.
+	Partitioned bool
+
+	ownIdentity byte
+	partitions  []partition
+	keyColumns  int // of the primary key; of a partitioned table
+}
+
+type partition struct {
+	schema, name, quoted string
+	identity             byte
 }
 
 // Column is a column as the catalog has it.
@@ -160,8 +173,25 @@ func describe(ctx context.Context, q *dbq.Queries, name string) (*Type, error) {
 	if err != nil {
 		return nil, fmt.Errorf("table %s: %w", name, err)
 	}
-	t := &Type{Quoted: table.Quoted, Identity: table.Identity[0]}
+	t := &Type{Quoted: table.Quoted, Identity: table.Identity[0], Partitioned: table.Kind == "p", ownIdentity: table.Identity[0]}
 	t.Schema, t.Table = table.SchemaName, table.TableName
+	if t.Partitioned {
+		parts, err := q.PartitionIdentities(ctx, table.Oid)
+		if err != nil {
+			return nil, fmt.Errorf("partitions of %s: %w", name, err)
+		}
+		for _, p := range parts {
+			t.partitions = append(t.partitions, partition{p.SchemaName, p.TableName, p.Quoted, p.Identity[0]})
+			if p.Identity[0] != change.IdentityFull {
+				t.Identity = p.Identity[0]
+			}
+		}
+		key, err := q.PrimaryKey(ctx, table.Oid)
+		if err != nil {
+			return nil, fmt.Errorf("primary key of %s: %w", name, err)
+		}
+		t.keyColumns = len(key)
+	}
 	columns, err := q.TableColumns(ctx, table.Oid)
 	if err != nil {
 		return nil, fmt.Errorf("columns of %s: %w", name, err)
@@ -227,6 +257,44 @@ func (c *Catalog) Object(_ context.Context, rel *change.Relation) (*change.Objec
 	return nil, nil //nolint:nilnil // nil says: not watched
 }
 
+// Stale says of a relation of the stream that is no object type whether it may
+// be a partition that the catalog doesn't know as it is now: partitions come and
+// go, and each has a replica identity of its own.
+func (c *Catalog) Stale(rel *change.Relation) bool {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	partitioned := false
+	for _, t := range c.types {
+		partitioned = partitioned || t.Partitioned
+		for _, p := range t.partitions {
+			if p.schema == rel.Schema && p.name == rel.Name {
+				return p.identity != rel.Identity
+			}
+		}
+	}
+	return partitioned
+}
+
+// KeyOnly says whether an old row is but its key. Partitions without the identity
+// FULL send their rows so, in the name of a table that has it, and with NULL for
+// all else.
+func (t *Type) KeyOnly(old change.Row) bool {
+	if !t.Partitioned || t.Identity == change.IdentityFull || old == nil {
+		return false
+	}
+	cells, err := old.Decode(nil)
+	if err != nil {
+		return true
+	}
+	values := 0
+	for _, c := range cells {
+		if c.Kind != change.Null {
+			values++
+		}
+	}
+	return values <= t.keyColumns
+}
+
 // LayoutSchema gives the fields of an object type by a layout of the stream,
 // which may be older or newer than the table is now.
 func (c *Catalog) LayoutSchema(ctx context.Context, o *change.Object, rel *change.Relation) (trigger.Schema, error) {
@@ -277,6 +345,9 @@ func (c *Catalog) Schema(ctx context.Context, objectType string) (*trigger.Schem
 func (t *Type) schema() *trigger.Schema {
 	s := &trigger.Schema{ObjectType: t.Type, Custom: t.Custom, ID: t.ID}
 	for _, col := range t.Columns {
+		if col.Generated {
+			continue // not in the stream: no trigger can see it
+		}
 		kind, array := trigger.KindOf(col.BaseOID)
 		s.Fields = append(s.Fields, trigger.Field{Name: col.Name, Kind: kind, Array: array})
 	}
@@ -308,9 +379,31 @@ func (c *Catalog) Identity(ctx context.Context, objectType string) (full bool, a
 	return t.Identity == change.IdentityFull, t.AlterIdentity(), nil
 }
 
-// AlterIdentity is the statement that makes the table's updates carry the old row.
+// AlterIdentity is what makes the table's updates carry the old row: a
+// statement, or for a partitioned table one for each partition that lacks it.
 func (t *Type) AlterIdentity() string {
-	return "ALTER TABLE " + t.Quoted + " REPLICA IDENTITY FULL"
+	list := t.alterIdentity()
+	if len(list) == 0 {
+		return alterTo(t.Quoted, "FULL")
+	}
+	return strings.Join(list, "; ")
+}
+
+func (t *Type) alterIdentity() []string {
+	var list []string
+	if t.ownIdentity != change.IdentityFull {
+		list = append(list, alterTo(t.Quoted, "FULL"))
+	}
+	for _, p := range t.partitions {
+		if p.identity != change.IdentityFull {
+			list = append(list, alterTo(p.quoted, "FULL"))
+		}
+	}
+	return list
+}
+
+func alterTo(table, identity string) string {
+	return "ALTER TABLE " + table + " REPLICA IDENTITY " + identity
 }
 
 // NotWatched is the error for an object type that nobody registered.

@@ -56,13 +56,11 @@ func Watch(ctx context.Context, pool *pgxpool.Pool, o WatchOptions, dryRun bool)
 		if t, err = plan(ctx, q, o); err != nil {
 			return err
 		}
-		before := t.Identity
+		before := t.ownIdentity
 		if statements, err = EnsurePublication(ctx, tx); err != nil {
 			return err
 		}
-		if t.Identity != change.IdentityFull {
-			statements = append(statements, t.AlterIdentity())
-		}
+		statements = append(statements, t.alterIdentity()...)
 		published, err := q.PublishedTables(ctx, Publication)
 		if err != nil {
 			return fmt.Errorf("publication: %w", err)
@@ -230,11 +228,18 @@ func Unwatch(ctx context.Context, pool *pgxpool.Pool, name string, dryRun bool) 
 			if slices.Contains(published, row.TableName) {
 				statements = append(statements, "ALTER PUBLICATION "+Publication+" DROP TABLE "+row.TableName)
 			}
-			switch row.IdentityBefore {
-			case string(change.IdentityDefault):
-				statements = append(statements, "ALTER TABLE "+row.TableName+" REPLICA IDENTITY DEFAULT")
-			case string(change.IdentityNothing):
-				statements = append(statements, "ALTER TABLE "+row.TableName+" REPLICA IDENTITY NOTHING")
+			identity := map[string]string{string(change.IdentityDefault): "DEFAULT", string(change.IdentityNothing): "NOTHING"}[row.IdentityBefore]
+			if identity != "" {
+				t, err := describe(ctx, q, row.TableName)
+				if err != nil {
+					return err
+				}
+				statements = append(statements, alterTo(row.TableName, identity))
+				for _, p := range t.partitions {
+					if p.identity == change.IdentityFull {
+						statements = append(statements, alterTo(p.quoted, identity))
+					}
+				}
 			}
 		}
 		if dryRun {

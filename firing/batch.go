@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/binary"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"slices"
 	"strconv"
@@ -35,6 +36,8 @@ type batch struct {
 	fired    map[string]int
 	names    map[int64]string // of triggers that the cap stopped
 	last     *change.Commit
+
+	locations map[string]*time.Location // of organizations whose triggers came
 }
 
 // row is one firing.
@@ -115,6 +118,16 @@ func (b *batch) match(ctx context.Context, c *change.Commit, ch *change.Change, 
 			b.layouts[ch.BeforeRelation] = struct{}{}
 		}
 	}
+	if t := b.Catalog.Type(ch.Object.Type); t != nil && t.Partitioned {
+		if b.identities[t.Type] != t.Identity {
+			b.identity(t.Type, t.Identity, t.AlterIdentity())
+		}
+		if t.KeyOnly(ch.Before) {
+			hidden := *ch
+			hidden.Before, hidden.BeforeUnknown, hidden.OldOrganization = nil, true, ""
+			ch = &hidden
+		}
+	}
 	matched, counters, err := b.set.Match(b.matched[:0], ch)
 	b.matched = matched[:0]
 	b.counters.Add(counters)
@@ -123,6 +136,7 @@ func (b *batch) match(ctx context.Context, c *change.Commit, ch *change.Change, 
 		return nil
 	}
 	for _, p := range b.set.TakePoisoned() {
+		b.poisoned[p.TriggerID] = p.Version
 		b.notes.add(c, "poisoned", 1, map[string]any{"trigger_id": p.TriggerID, "problem": p.Err.Error()})
 		b.marker.mark(p.TriggerID, p.Version, "invalid", "its evaluation failed, it is switched off until it is saved again: "+p.Err.Error())
 	}
@@ -274,6 +288,7 @@ func (b *batch) definitions(ctx context.Context, c *change.Commit, changes []*ch
 			}
 			b.set.Remove(id)
 			b.removed = append(b.removed, id)
+			delete(b.poisoned, id)
 			continue
 		}
 		d, err := parseDefinition(ch)
@@ -285,12 +300,21 @@ func (b *batch) definitions(ctx context.Context, c *change.Commit, changes []*ch
 		versions.ObjectTypes, versions.Queries = append(versions.ObjectTypes, d.objectType), append(versions.Queries, d.query)
 		versions.ActionTypes, versions.ActionParams = append(versions.ActionTypes, d.actionType), append(versions.ActionParams, d.actionParams)
 		versions.ValidFroms = append(versions.ValidFroms, c.LSN.String())
+		if d.location, err = b.location(ctx, d.organization); err != nil {
+			return err
+		}
 		if d.status == "paused" {
 			b.set.Remove(d.id)
 			b.removed = append(b.removed, d.id)
+			delete(b.poisoned, d.id)
 			continue
 		}
-		b.put(d)
+		// Our own mark on a trigger whose evaluation failed comes by here too: it
+		// stays off until it says something else.
+		if v, off := b.poisoned[d.id]; !off || v != d.version {
+			delete(b.poisoned, d.id)
+			b.put(d)
+		}
 		b.defs = append(b.defs, d)
 	}
 	if len(versions.TriggerIds) > 0 {
@@ -314,6 +338,24 @@ func (b *batch) definitions(ctx context.Context, c *change.Commit, changes []*ch
 	}
 	b.defs, b.removed = nil, nil
 	return nil
+}
+
+// location gives an organization's time zone as it is now: the organization may
+// be as new as its trigger.
+func (b *batch) location(ctx context.Context, organization string) (*time.Location, error) {
+	if loc, known := b.locations[organization]; known {
+		return loc, nil
+	}
+	zone, err := b.q.OrganizationTimeZone(ctx, organization)
+	if err != nil && !errors.Is(err, pgx.ErrNoRows) {
+		return nil, fmt.Errorf("time zone of organization %s: %w", organization, err)
+	}
+	loc := location(zone) // none is UTC
+	if b.locations == nil {
+		b.locations = map[string]*time.Location{}
+	}
+	b.locations[organization] = loc
+	return loc, nil
 }
 
 func parseDefinition(ch *change.Change) (definition, error) {

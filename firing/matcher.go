@@ -78,6 +78,7 @@ type Matcher struct {
 	identities map[string]byte // by object type
 	partitions map[string]struct{}
 	pipelines  map[string]bool // object types with pipelines; per batch
+	poisoned   map[int64]int32 // triggers that are off because their evaluation failed, with their versions
 
 	matched   []trigger.Firing
 	documents documents
@@ -117,6 +118,13 @@ func (m *Matcher) Init(ctx context.Context, tx pgx.Tx) error {
 
 // Object implements feed.Objects.
 func (m *Matcher) Object(ctx context.Context, rel *change.Relation) (*change.Object, error) {
+	o, err := m.Catalog.Object(ctx, rel)
+	if err != nil || o != nil || !m.Catalog.Stale(rel) {
+		return o, err
+	}
+	if err := m.Catalog.Reload(ctx); err != nil {
+		return nil, err
+	}
 	return m.Catalog.Object(ctx, rel)
 }
 
@@ -136,6 +144,7 @@ func (m *Matcher) load(ctx context.Context, q *dbq.Queries) error {
 	set := trigger.NewSet()
 	m.layouts = map[*change.Relation]struct{}{}
 	m.identities = map[string]byte{}
+	m.poisoned = map[int64]int32{}
 	types, err := m.Catalog.Types(ctx)
 	if err != nil {
 		return err
@@ -154,10 +163,21 @@ func (m *Matcher) load(ctx context.Context, q *dbq.Queries) error {
 		return fmt.Errorf("live triggers: %w", err)
 	}
 	m.set = set
+	zones, err := q.OrganizationTimeZones(ctx)
+	if err != nil {
+		return fmt.Errorf("time zones: %w", err)
+	}
+	locations, byName := make(map[string]*time.Location, len(zones)), map[string]*time.Location{}
+	for _, z := range zones {
+		if byName[z.TimeZone] == nil {
+			byName[z.TimeZone] = location(z.TimeZone)
+		}
+		locations[z.ID] = byName[z.TimeZone]
+	}
 	for _, r := range rows {
 		m.put(definition{
 			id: r.TriggerID, version: r.Version, organization: r.OrganizationID, name: r.Name,
-			objectType: r.ObjectType, query: r.Query,
+			objectType: r.ObjectType, query: r.Query, location: locations[r.OrganizationID],
 		})
 	}
 	if err := m.mended(ctx, q); err != nil {
@@ -307,11 +327,14 @@ func (m *Matcher) layout(ctx context.Context, o *change.Object, rel *change.Rela
 	}
 	m.broken(m.set.SetSchema(schema, rel))
 	m.recovered()
-	alter := "ALTER TABLE " + rel.String() + " REPLICA IDENTITY FULL"
+	identity, alter := rel.Identity, "ALTER TABLE "+rel.String()+" REPLICA IDENTITY FULL"
 	if t := m.Catalog.Type(o.Type); t != nil {
 		alter = t.AlterIdentity()
+		if t.Partitioned {
+			identity = t.Identity
+		}
 	}
-	m.identity(o.Type, rel.Identity, alter)
+	m.identity(o.Type, identity, alter)
 	m.layouts[rel] = struct{}{}
 	return nil
 }
@@ -359,6 +382,15 @@ func (m *Matcher) markWhole(id int64, version int32, objectType string) {
 	m.marker.mark(id, version, "active", "")
 }
 
+// location gives a time zone; one that doesn't exist counts as UTC, like none.
+func location(zone string) *time.Location {
+	loc, err := time.LoadLocation(zone)
+	if err != nil {
+		return time.UTC
+	}
+	return loc
+}
+
 // definition is a trigger's row as the stream or live_triggers has it.
 type definition struct {
 	id                                         int64
@@ -366,13 +398,14 @@ type definition struct {
 	organization, name, objectType, actionType string
 	query, actionParams                        json.RawMessage
 	status                                     string
+	location                                   *time.Location // nil is UTC
 }
 
 // put makes a definition live and shows on its row when it can't be.
 func (m *Matcher) put(d definition) {
 	err := m.set.Put(trigger.Definition{
 		ID: d.id, Version: d.version, Organization: d.organization, Name: d.name, ObjectType: d.objectType,
-		Query: d.query, Location: m.Zones.Location(d.organization),
+		Query: d.query, Location: d.location,
 	})
 	if err != nil {
 		text := err.Error()

@@ -48,6 +48,17 @@ SELECT c.oid::bigint AS oid, n.nspname::text AS schema_name, c.relname::text AS 
   FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
  WHERE c.oid = to_regclass(@name::text)::oid;
 
+-- The partitions of a table that hold rows; each has a replica identity of its own,
+-- which decides what the log holds of its rows.
+-- name: PartitionIdentities :many
+SELECT n.nspname::text AS schema_name, c.relname::text AS table_name,
+       format('%I.%I', n.nspname, c.relname)::text AS quoted, c.relreplident::text AS identity
+  FROM pg_catalog.pg_partition_tree((@oid::bigint)::oid::regclass) p
+  JOIN pg_catalog.pg_class c ON c.oid = p.relid AND c.relkind = 'r'
+  JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+ WHERE c.oid <> (@oid::bigint)::oid
+ ORDER BY 3;
+
 -- name: TableColumns :many
 SELECT a.attname::text AS name, a.atttypid::bigint AS type_oid, format_type(a.atttypid, a.atttypmod)::text AS type_name,
        coalesce(a.attnotnull, false)::boolean AS not_null, (a.attgenerated <> '')::boolean AS is_generated

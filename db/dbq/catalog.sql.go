@@ -275,6 +275,50 @@ func (q *Queries) OrganizationTimeZones(ctx context.Context) ([]OrganizationTime
 	return items, nil
 }
 
+const partitionIdentities = `-- name: PartitionIdentities :many
+SELECT n.nspname::text AS schema_name, c.relname::text AS table_name,
+       format('%I.%I', n.nspname, c.relname)::text AS quoted, c.relreplident::text AS identity
+  FROM pg_catalog.pg_partition_tree(($1::bigint)::oid::regclass) p
+  JOIN pg_catalog.pg_class c ON c.oid = p.relid AND c.relkind = 'r'
+  JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+ WHERE c.oid <> ($1::bigint)::oid
+ ORDER BY 3
+`
+
+type PartitionIdentitiesRow struct {
+	SchemaName string
+	TableName  string
+	Quoted     string
+	Identity   string
+}
+
+// The partitions of a table that hold rows; each has a replica identity of its own,
+// which decides what the log holds of its rows.
+func (q *Queries) PartitionIdentities(ctx context.Context, oid int64) ([]PartitionIdentitiesRow, error) {
+	rows, err := q.db.Query(ctx, partitionIdentities, oid)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []PartitionIdentitiesRow
+	for rows.Next() {
+		var i PartitionIdentitiesRow
+		if err := rows.Scan(
+			&i.SchemaName,
+			&i.TableName,
+			&i.Quoted,
+			&i.Identity,
+		); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
 const primaryKey = `-- name: PrimaryKey :many
 SELECT a.attname::text AS name
   FROM pg_catalog.pg_index i
