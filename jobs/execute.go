@@ -4,12 +4,16 @@ package jobs
 // here; the writing of the rows is the Lifecycle's.
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"runtime/debug"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -97,26 +101,34 @@ func (e *Executor) Run(ctx context.Context, id int64) error {
 		s.Action.Vars = e.Vars(s)
 	}
 	outcome := e.outcome(s, e.attempt(ctx, s))
-	// The outcome is written even when the process is told to stop meanwhile.
-	write, cancel := context.WithTimeout(context.WithoutCancel(ctx), 30*time.Second)
-	defer cancel()
+	return e.finish(ctx, s, outcome)
+}
+
+// finish writes the outcome: until it is written, also when the database is away
+// for long, since as long as this process lives nobody else takes the action. Only
+// a process that was told to stop gives up: then the action runs again elsewhere.
+func (e *Executor) finish(ctx context.Context, s *Started, outcome Outcome) error {
+	told := 0
 	for try := 0; ; try++ {
+		write, cancel := context.WithTimeout(context.WithoutCancel(ctx), 30*time.Second)
 		err := e.Lifecycle.Finish(write, s, outcome)
+		cancel()
 		var effect *EffectError
 		switch {
 		case err == nil:
 			return nil
+		case errors.As(err, &effect) && outcome.Status == StatusFailed:
+			outcome = outcome.Stopped(effect.Err)
 		case errors.As(err, &effect):
 			outcome = e.outcome(s, attempt{err: effect.Err})
-		case try == 5 || write.Err() != nil:
-			// The rescue will give the action to another worker.
-			return fmt.Errorf("the outcome of action %d can't be written: %w", id, err)
+		case errors.Is(err, context.Canceled) || told == 5:
+			return fmt.Errorf("the outcome of action %d can't be written: %w", s.Action.ID, err)
 		default:
-			e.Logger.WarnContext(ctx, "outcome not written, trying again", "action", id, "error", err)
-			select {
-			case <-write.Done():
-			case <-time.After(time.Duration(1<<try) * 100 * time.Millisecond):
+			e.Logger.WarnContext(ctx, "outcome not written, trying again", "action", s.Action.ID, "error", err)
+			if errors.Is(ctx.Err(), context.Canceled) {
+				told++
 			}
+			time.Sleep(min(100*time.Millisecond<<min(try, 6), 5*time.Second))
 		}
 	}
 }
@@ -155,7 +167,7 @@ func (e *Executor) outcome(s *Started, a attempt) Outcome {
 	now := action.Now.Add(time.Since(s.Taken))
 	again := Outcome{Status: StatusPending, Timer: action.Resumed}
 	if a.err != nil {
-		again.Error = a.err.Error()
+		again.Error = errorText(a.err)
 	}
 	// A start counts as an attempt; what goes on after a timer did not count
 	// when it was taken.
@@ -199,8 +211,11 @@ func (e *Executor) outcome(s *Started, a attempt) Outcome {
 	return e.failed(action, a.err)
 }
 
-func (e *Executor) failed(action *Action, err error) Outcome {
-	o := Outcome{Status: StatusFailed, Error: err.Error(), Timer: action.Resumed}
+func (e *Executor) failed(action *Action, err error) Outcome { return Failed(action, err) }
+
+// Failed is the outcome of an action that no further attempt can mend.
+func Failed(action *Action, err error) Outcome {
+	o := Outcome{Status: StatusFailed, Error: errorText(err), Timer: action.Resumed}
 	onError, bad := OnErrorOf(action.Params)
 	if bad != nil {
 		o.Error += "; and on_error can't be read: " + bad.Error()
@@ -209,15 +224,61 @@ func (e *Executor) failed(action *Action, err error) Outcome {
 	return o
 }
 
+// Stopped is a failed outcome whose on_error can't be carried out: the stage fails.
+func (o Outcome) Stopped(err error) Outcome {
+	o.OnError = OnError{Policy: OnErrorStop}
+	o.Effect, o.Output = nil, nil
+	o.Error = errorText(fmt.Errorf("%s; and what was to follow can't be done: %w", o.Error, err))
+	return o
+}
+
+// maxErrorText bounds the text of an error in the action's row, in bytes.
+const maxErrorText = 8 << 10
+
+// errorText is an error as Postgres can keep it: valid, without NUL, bounded.
+func errorText(err error) string {
+	text := err.Error()
+	if len(text) > maxErrorText {
+		text = text[:maxErrorText] + "…"
+	}
+	return strings.ReplaceAll(strings.ToValidUTF8(text, "\uFFFD"), "\x00", "\uFFFD")
+}
+
+// toJSON is a result as Postgres can keep it: jsonb knows neither NUL nor half
+// surrogates.
 func toJSON(v any) json.RawMessage {
 	if v == nil {
 		return nil
 	}
 	raw, err := json.Marshal(v)
+	if err == nil && bytes.Contains(raw, []byte(`\u`)) {
+		var plain any
+		if err = decodeJSON(raw, &plain); err == nil {
+			raw, err = json.Marshal(withoutNUL(plain))
+		}
+	}
 	if err != nil {
-		raw, _ = json.Marshal(map[string]string{"unprintable": err.Error()}) //nolint:errchkjson // a map of strings
+		raw, _ = json.Marshal(map[string]string{"unprintable": errorText(err)}) //nolint:errchkjson // a map of strings
 	}
 	return raw
+}
+
+func withoutNUL(v any) any {
+	switch v := v.(type) {
+	case string:
+		return strings.ReplaceAll(v, "\x00", "\uFFFD")
+	case []any:
+		for i := range v {
+			v[i] = withoutNUL(v[i])
+		}
+	case map[string]any:
+		for _, k := range slices.Collect(maps.Keys(v)) {
+			value := withoutNUL(v[k])
+			delete(v, k)
+			v[strings.ReplaceAll(k, "\x00", "\uFFFD")] = value
+		}
+	}
+	return v
 }
 
 // DecodeObject reads a JSON object as templates see it: numbers exact.

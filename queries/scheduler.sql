@@ -123,17 +123,22 @@ UPDATE pgautomate.lanes l SET next_at = w.next_at
  WHERE l.organization_id = w.organization_id AND l.action_type = w.action_type;
 
 -- Takes queued actions for a worker. One that somebody has locked is not waited
--- for. Primary key.
+-- for; one whose lead has left its stage meanwhile is canceled. Primary keys.
 -- name: StartActions :many
 WITH free AS MATERIALIZED (
-    SELECT a.id FROM pgautomate.lead_stage_actions a
-     WHERE a.id = ANY (@ids::bigint[]) AND a.status = 'queued' FOR UPDATE SKIP LOCKED
+    SELECT a.id, (a.lead_stage_id IS NULL OR EXISTS (
+               SELECT FROM pgautomate.lead_stages s WHERE s.id = a.lead_stage_id AND s.status = 'active')) AS wanted
+      FROM pgautomate.lead_stage_actions a
+     WHERE a.id = ANY (@ids::bigint[]) AND a.status = 'queued' FOR UPDATE OF a SKIP LOCKED
+), unwanted AS (
+    UPDATE pgautomate.lead_stage_actions a SET status = 'canceled', reason = 'stage_left', finished_at = now()
+     WHERE a.id = ANY (ARRAY(SELECT free.id FROM free WHERE NOT free.wanted))
 )
 UPDATE pgautomate.lead_stage_actions a
    SET status = 'running', worker_id = @worker_id::bigint, fence = a.fence + 1,
        started_at = CASE WHEN a.timer THEN a.started_at ELSE now() END,
        attempt = a.attempt + CASE WHEN a.timer THEN 0 ELSE 1 END
- WHERE a.id = ANY (ARRAY(SELECT free.id FROM free))
+ WHERE a.id = ANY (ARRAY(SELECT free.id FROM free WHERE free.wanted))
 RETURNING a.id, a.organization_id, a.lead_id, a.lead_stage_id, a.sequence_number, a.action_type, a.params, a.attempt,
           a.max_attempts, a.perform_at, a.result, a.object_type, a.firing_id, a.firing_at, a.cause, a.depth, a.fence,
           a.timer, a.waiting_since, now()::timestamptz AS now;
@@ -158,7 +163,8 @@ SELECT s.organization_id, th.action_type, b.slice_start, b.slice_start + th.per 
 ON CONFLICT (organization_id, action_type, slice_start, slice_end) DO UPDATE SET starts = c.starts + excluded.starts;
 
 -- Writes outcomes, each only if the worker still holds its action. One that
--- somebody has locked is not waited for.
+-- somebody has locked is not waited for. What was to go on later is canceled when
+-- the lead has left the stage meanwhile; the stage's lock tells for sure. Primary keys.
 -- name: FinishActions :many
 WITH done AS MATERIALIZED (
     SELECT unnest(@ids::bigint[]) AS id, unnest(@fences::bigint[]) AS fence, unnest(@statuses::text[]) AS status,
@@ -167,22 +173,34 @@ WITH done AS MATERIALIZED (
            nullif(unnest(@errors::text[]), '') AS error, nullif(unnest(@reasons::text[]), '') AS reason,
            unnest(@refunds::integer[]) AS refund, unnest(@timers::boolean[]) AS timer,
            nullif(unnest(@waiting_sinces::timestamptz[]), 'epoch') AS waiting_since
+), stage AS MATERIALIZED (
+    SELECT s.id, s.status FROM pgautomate.lead_stages s
+     WHERE s.id = ANY (ARRAY(
+           SELECT a.lead_stage_id FROM pgautomate.lead_stage_actions a JOIN done d ON d.id = a.id
+            WHERE a.id = ANY (@ids::bigint[]) AND d.status IN ('pending', 'delayed')))
+       FOR SHARE SKIP LOCKED
 ), free AS MATERIALIZED (
-    SELECT a.id FROM pgautomate.lead_stage_actions a JOIN done d ON d.id = a.id AND d.fence = a.fence
-     WHERE a.id = ANY (@ids::bigint[]) AND a.status = 'running' FOR UPDATE OF a SKIP LOCKED
+    SELECT a.id, (d.status IN ('pending', 'delayed') AND a.lead_stage_id IS NOT NULL AND NOT EXISTS (
+               SELECT FROM stage WHERE stage.id = a.lead_stage_id AND stage.status = 'active')) AS unwanted
+      FROM pgautomate.lead_stage_actions a JOIN done d ON d.id = a.id AND d.fence = a.fence
+     WHERE a.id = ANY (@ids::bigint[]) AND a.status = 'running'
+       AND (d.status NOT IN ('pending', 'delayed') OR a.lead_stage_id IS NULL
+            OR EXISTS (SELECT FROM stage WHERE stage.id = a.lead_stage_id)
+            OR NOT EXISTS (SELECT FROM pgautomate.lead_stages s WHERE s.id = a.lead_stage_id))
+       FOR UPDATE OF a SKIP LOCKED
 )
 UPDATE pgautomate.lead_stage_actions a
-   SET status = d.status::pgautomate.job_status,
+   SET status = CASE WHEN f.unwanted THEN 'canceled' ELSE d.status END::pgautomate.job_status,
        perform_at = coalesce(d.perform_at, a.perform_at),
        result = coalesce(d.result, a.result),
        error = d.error,
-       reason = d.reason,
+       reason = CASE WHEN f.unwanted THEN 'stage_left' ELSE d.reason END,
        attempt = a.attempt - d.refund,
        timer = d.timer,
        waiting_since = d.waiting_since,
        worker_id = NULL,
-       finished_at = CASE WHEN d.status IN ('completed', 'failed', 'canceled', 'skipped') THEN now() END
-  FROM done d
+       finished_at = CASE WHEN f.unwanted OR d.status IN ('completed', 'failed', 'canceled', 'skipped') THEN now() END
+  FROM done d JOIN free f ON f.id = d.id
  WHERE a.id = d.id AND a.id = ANY (ARRAY(SELECT free.id FROM free))
 RETURNING a.id, a.lead_stage_id, a.organization_id, a.action_type, a.status::text AS status, a.perform_at;
 
@@ -195,6 +213,11 @@ SELECT a.id FROM pgautomate.lead_stage_actions a
 -- name: HoldAction :one
 SELECT a.id FROM pgautomate.lead_stage_actions a
  WHERE a.id = @id AND a.fence = @fence AND a.status = 'running' FOR UPDATE;
+
+-- An app may hold a row in a transaction that it leaves open: who waits for it
+-- gives up soon and tries again.
+-- name: BoundWaits :exec
+SELECT set_config('lock_timeout', '2s', true);
 
 -- name: Signal :exec
 INSERT INTO pgautomate.due_signals (organization_id, action_type, perform_at)
@@ -238,16 +261,26 @@ WITH lost AS MATERIALIZED (
     SELECT a.id FROM pgautomate.lead_stage_actions a
       LEFT JOIN pgautomate.workers w ON w.id = a.worker_id
      WHERE a.status IN ('queued', 'running') AND a.status = 'running'
+       AND (a.attempt < a.max_attempts OR a.timer)
        AND (w.id IS NULL OR w.heartbeat_at < now() - make_interval(secs => @dead_after_seconds))
        FOR UPDATE OF a SKIP LOCKED
 )
 UPDATE pgautomate.lead_stage_actions a
-   SET status = CASE WHEN a.attempt >= a.max_attempts AND NOT a.timer THEN 'failed' ELSE 'pending' END::pgautomate.job_status,
-       perform_at = now(), worker_id = NULL, fence = a.fence + 1,
-       error = 'the process that ran it ended without a word',
-       finished_at = CASE WHEN a.attempt >= a.max_attempts AND NOT a.timer THEN now() END
+   SET status = 'pending', perform_at = now(), worker_id = NULL, fence = a.fence + 1,
+       error = 'the process that ran it ended without a word'
  WHERE a.id = ANY (ARRAY(SELECT lost.id FROM lost))
-RETURNING a.id, a.lead_stage_id, a.organization_id, a.action_type, a.status::text AS status, a.params;
+RETURNING a.id, a.organization_id, a.action_type, a.perform_at;
+
+-- The same where no attempt is left. Each is failed by itself: its stage's end may
+-- have to wait for somebody's lock.
+-- name: LostForGood :many
+SELECT a.id, a.organization_id, a.lead_id, a.lead_stage_id, a.action_type, a.params, a.fence
+  FROM pgautomate.lead_stage_actions a
+  LEFT JOIN pgautomate.workers w ON w.id = a.worker_id
+ WHERE a.status IN ('queued', 'running') AND a.status = 'running'
+   AND a.attempt >= a.max_attempts AND NOT a.timer
+   AND (w.id IS NULL OR w.heartbeat_at < now() - make_interval(secs => @dead_after_seconds))
+ ORDER BY a.id LIMIT 1000;
 
 -- Queued actions whose carrier is late get another one; the first to arrive counts.
 -- name: RequeueStale :many
@@ -273,6 +306,13 @@ SELECT s.id, s.pipeline_id, p.organization_id, p.object_type, s.name AS stage_na
    AND (@pipeline::text = '' OR p.name = @pipeline OR p.id::text = @pipeline)
    AND (s.name = @stage::text OR s.id::text = @stage)
  ORDER BY (s.name = @stage) DESC, s.id LIMIT 1;
+
+-- What entries of the lead wait for, so that none comes between.
+-- name: LockRun :exec
+SELECT r.entries FROM pgautomate.lead_stages s
+  JOIN pgautomate.lead_runs r ON r.organization_id = s.organization_id AND r.lead_id = s.lead_id AND r.pipeline_id = s.pipeline_id
+ WHERE s.id = @lead_stage_id
+   FOR UPDATE OF r;
 
 -- name: StagePipeline :one
 SELECT l.pipeline_id, l.pipeline_stage_id, l.status, l.cause, l.depth FROM pgautomate.lead_stages l WHERE l.id = @id;

@@ -3,11 +3,14 @@ package scheduler
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"log/slog"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/pgautomate/pgautomate/db/dbq"
@@ -29,7 +32,13 @@ type Lifecycle struct {
 
 	starts   *Batcher[int64, startAnswer]
 	finishes *Batcher[finish, finishAnswer]
+	// alone bounds the transactions that may wait for an app's lock, so that they
+	// never take all connections.
+	alone chan struct{}
 }
+
+// mostAlone is how many outcomes with effects are written at once.
+const mostAlone = 8
 
 // Zones gives organizations' time zones.
 type Zones interface {
@@ -61,6 +70,7 @@ func NewLifecycle(c LifecycleConfig) *Lifecycle {
 	l := &Lifecycle{
 		pool: c.Pool, logger: c.Logger, worker: c.WorkerID, store: c.Store, zones: c.Zones, changed: c.Changed, observe: c.Observer,
 	}
+	l.alone = make(chan struct{}, mostAlone)
 	l.starts = NewBatcher(500, 1, l.startBatch)
 	l.finishes = NewBatcher(500, 1, l.finishBatch)
 	return l
@@ -136,15 +146,14 @@ func (l *Lifecycle) startBatch(ctx context.Context, ids []int64) ([]startAnswer,
 		}
 	}
 	if len(rows) < len(index) {
-		if err := l.markLocked(ctx, ids, index, answers); err != nil {
-			return nil, err
-		}
+		l.markLocked(ctx, ids, index, answers)
 	}
 	return answers, nil
 }
 
-// markLocked tells what is locked by somebody from what is no longer queued.
-func (l *Lifecycle) markLocked(ctx context.Context, ids []int64, index map[int64]int, answers []startAnswer) error {
+// markLocked tells what is locked by somebody from what is no longer queued. When
+// the database can't say, all may be: what has started is ours whatever comes.
+func (l *Lifecycle) markLocked(ctx context.Context, ids []int64, index map[int64]int, answers []startAnswer) {
 	var missing []int64
 	for _, id := range ids {
 		if answers[index[id]].started == nil {
@@ -153,12 +162,12 @@ func (l *Lifecycle) markLocked(ctx context.Context, ids []int64, index map[int64
 	}
 	still, err := dbq.New(l.pool).StillQueued(ctx, missing)
 	if err != nil {
-		return fmt.Errorf("start: %w", err)
+		l.logger.WarnContext(ctx, "actions that did not start are asked for again", "actions", len(missing), "error", err)
+		still = missing
 	}
 	for _, id := range still {
 		answers[index[id]].locked = true
 	}
-	return nil
 }
 
 func countStarts(rows []dbq.StartActionsRow) dbq.CountStartsParams {
@@ -220,15 +229,30 @@ type finish struct {
 	o jobs.Outcome
 }
 
-type finishAnswer struct{ locked bool }
+type finishAnswer struct {
+	locked bool
+	err    error
+}
 
 // Finish writes an outcome; see jobs.Lifecycle.
 func (l *Lifecycle) Finish(ctx context.Context, s *jobs.Started, o jobs.Outcome) error {
-	if o.Effect != nil || o.Status == jobs.StatusFailed && o.OnError.Policy == jobs.OnErrorStage {
-		return l.finishWithEffect(ctx, s, o)
+	// What closes a stage may have to wait for an app's transaction: not in a batch
+	// with others.
+	closes := o.Status == jobs.StatusFailed && s.Action.LeadStageID != 0 && o.OnError.Policy != jobs.OnErrorSkip
+	if o.Effect != nil || closes {
+		select {
+		case l.alone <- struct{}{}:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+		defer func() { <-l.alone }()
+		return l.finishAlone(ctx, s, o)
 	}
 	for {
 		answer, err := l.finishes.Do(ctx, finish{s, o})
+		if err == nil {
+			err = answer.err
+		}
 		if err != nil || !answer.locked {
 			return err
 		}
@@ -259,6 +283,9 @@ func (l *Lifecycle) finishBatch(ctx context.Context, batch []finish) ([]finishAn
 		}
 		return l.afterwards(ctx, q, rows, func(id int64) jobs.OnErrorPolicy { return batch[index[id]].o.OnError.Policy })
 	})
+	if isBadValue(err) {
+		return l.finishSingly(ctx, batch, err)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("finish: %w", err)
 	}
@@ -292,6 +319,43 @@ func (l *Lifecycle) finishBatch(ctx context.Context, batch []finish) ([]finishAn
 		l.changed()
 	}
 	return answers, nil
+}
+
+// finishSingly keeps one outcome that the database can't hold from spoiling the
+// others of its batch.
+func (l *Lifecycle) finishSingly(ctx context.Context, batch []finish, cause error) ([]finishAnswer, error) {
+	if len(batch) == 1 {
+		return []finishAnswer{{err: &jobs.EffectError{Err: jobs.Permanentf("the result can't be kept: %w", cause)}}}, nil
+	}
+	answers := make([]finishAnswer, len(batch))
+	for i := range batch {
+		one, err := l.finishBatch(ctx, batch[i:i+1])
+		if err != nil {
+			one = []finishAnswer{{err: err}}
+		}
+		answers[i] = one[0]
+	}
+	return answers, nil
+}
+
+// isBadValue says whether the database can't hold a value that it was given.
+func isBadValue(err error) bool {
+	var pg *pgconn.PgError
+	return errors.As(err, &pg) && strings.HasPrefix(pg.Code, "22")
+}
+
+// isPassing says whether the database's refusal has nothing to do with what was
+// asked: the same may succeed a moment later.
+func isPassing(err error) bool {
+	var pg *pgconn.PgError
+	if !errors.As(err, &pg) {
+		return false
+	}
+	switch pg.Code[:2] {
+	case "08", "40", "53", "57":
+		return true
+	}
+	return pg.Code == "55P03" // somebody's lock
 }
 
 var noTime = time.Unix(0, 0).UTC() // stands for NULL in arrays
@@ -358,33 +422,41 @@ func (l *Lifecycle) afterwards(ctx context.Context, q *dbq.Queries, rows []dbq.F
 	return nil
 }
 
-// finishWithEffect completes an action and carries out its effect in one
-// transaction: both or none, once.
-func (l *Lifecycle) finishWithEffect(ctx context.Context, s *jobs.Started, o jobs.Outcome) error {
+// finishAlone writes one outcome together with its effect, or with the end of its
+// stage, in one transaction: both or none, once.
+func (l *Lifecycle) finishAlone(ctx context.Context, s *jobs.Started, o jobs.Outcome) error {
 	held := true
 	err := pgx.BeginFunc(ctx, l.pool, func(tx pgx.Tx) error {
 		q := dbq.New(tx)
 		if err := q.BeEngine(ctx); err != nil {
 			return err
 		}
-		if _, err := tx.Exec(ctx, "SET LOCAL lock_timeout = '15s'"); err != nil {
+		if err := q.BoundWaits(ctx); err != nil {
 			return err
 		}
 		if _, err := q.HoldAction(ctx, dbq.HoldActionParams{ID: s.Action.ID, Fence: s.Fence}); err != nil {
-			if err == pgx.ErrNoRows {
+			if errors.Is(err, pgx.ErrNoRows) {
 				held = false
 				return nil
 			}
 			return err
 		}
-		effect := o.Effect
-		if o.Status == jobs.StatusFailed {
+		effect, policy := o.Effect, jobs.OnErrorSkip
+		switch {
+		case o.Status != jobs.StatusFailed:
+		case o.OnError.Policy == jobs.OnErrorStage:
 			effect = func(ctx context.Context, tx pgx.Tx) error {
 				return l.store.MoveLead(ctx, tx, &s.Action, "", o.OnError.Stage)
 			}
+		default:
+			effect, policy = nil, o.OnError.Policy
 		}
-		if err := effect(ctx, tx); err != nil {
-			return &jobs.EffectError{Err: err}
+		if effect != nil {
+			if err := effect(ctx, tx); isPassing(err) || err != nil && tx.Conn().IsClosed() {
+				return err
+			} else if err != nil {
+				return &jobs.EffectError{Err: err}
+			}
 		}
 		if o.ChangesRows {
 			if err := l.emitCause(ctx, q, &s.Action); err != nil {
@@ -392,11 +464,13 @@ func (l *Lifecycle) finishWithEffect(ctx context.Context, s *jobs.Started, o job
 			}
 		}
 		rows, err := q.FinishActions(ctx, finishParams([]finish{{s, o}}))
+		if isBadValue(err) {
+			return &jobs.EffectError{Err: jobs.Permanentf("the result can't be kept: %w", err)}
+		}
 		if err != nil {
 			return err
 		}
-		skip := func(int64) jobs.OnErrorPolicy { return jobs.OnErrorSkip }
-		return l.afterwards(ctx, q, rows, skip)
+		return l.afterwards(ctx, q, rows, func(int64) jobs.OnErrorPolicy { return policy })
 	})
 	if err != nil {
 		return fmt.Errorf("finish: %w", err)
@@ -446,31 +520,57 @@ func (l *Lifecycle) advanceStalled(ctx context.Context) error {
 	})
 }
 
-// rescue takes actions away from workers that are gone.
+// rescue takes actions away from workers that are gone: those with attempts left
+// run again, the others have failed.
 func (l *Lifecycle) rescue(ctx context.Context, deadAfter time.Duration) error {
-	return pgx.BeginFunc(ctx, l.pool, func(tx pgx.Tx) error {
+	err := pgx.BeginFunc(ctx, l.pool, func(tx pgx.Tx) error {
 		q := dbq.New(tx)
 		if err := q.BeEngine(ctx); err != nil {
-			return fmt.Errorf("rescue: %w", err)
+			return err
 		}
 		lost, err := q.RescueRunning(ctx, deadAfter.Seconds())
-		if err != nil {
-			return fmt.Errorf("rescue: %w", err)
+		if err != nil || len(lost) == 0 {
+			return err
 		}
-		if len(lost) == 0 {
-			return nil
+		var signal dbq.SignalParams
+		for _, r := range lost {
+			signal.OrganizationIds = append(signal.OrganizationIds, r.OrganizationID)
+			signal.ActionTypes = append(signal.ActionTypes, r.ActionType)
+			signal.PerformAts = append(signal.PerformAts, *r.PerformAt)
+			l.logger.WarnContext(ctx, "an action's worker is gone; the action runs again", "action", r.ID)
 		}
-		rows := make([]dbq.FinishActionsRow, len(lost))
-		policies := make(map[int64]jobs.OnErrorPolicy, len(lost))
-		for i, r := range lost {
-			at := time.Now()
-			rows[i] = dbq.FinishActionsRow{
-				ID: r.ID, LeadStageID: r.LeadStageID, OrganizationID: r.OrganizationID, ActionType: r.ActionType, Status: r.Status, PerformAt: &at,
-			}
-			onError, _ := jobs.OnErrorOf(r.Params)
-			policies[r.ID] = onError.Policy
-			l.logger.WarnContext(ctx, "an action's worker is gone; the action runs again", "action", r.ID, "status", r.Status)
-		}
-		return l.afterwards(ctx, q, rows, func(id int64) jobs.OnErrorPolicy { return policies[id] })
+		return q.Signal(ctx, signal)
 	})
+	if err != nil {
+		return fmt.Errorf("rescue: %w", err)
+	}
+	spent, err := dbq.New(l.pool).LostForGood(ctx, deadAfter.Seconds())
+	if err != nil {
+		return fmt.Errorf("rescue: %w", err)
+	}
+	for _, r := range spent {
+		if err := l.giveUp(ctx, r); err != nil && ctx.Err() == nil {
+			// An app's lock may be in the way; the others don't wait for it.
+			l.logger.WarnContext(ctx, "an action's worker is gone; its failure is not written yet", "action", r.ID, "error", err)
+		}
+	}
+	return nil
+}
+
+// giveUp fails an action whose worker is gone and which has no attempt left.
+func (l *Lifecycle) giveUp(ctx context.Context, r dbq.LostForGoodRow) error {
+	s := &jobs.Started{
+		Action: jobs.Action{ID: r.ID, OrganizationID: r.OrganizationID, LeadID: r.LeadID, Type: r.ActionType, Params: r.Params},
+		Fence:  r.Fence,
+	}
+	if r.LeadStageID != nil {
+		s.Action.LeadStageID = *r.LeadStageID
+	}
+	o := jobs.Failed(&s.Action, errors.New("the process that ran it ended without a word, and no attempt is left"))
+	err := l.finishAlone(ctx, s, o)
+	var effect *jobs.EffectError
+	if errors.As(err, &effect) {
+		err = l.finishAlone(ctx, s, o.Stopped(effect.Err))
+	}
+	return err
 }

@@ -29,6 +29,9 @@ func (s *Store) MoveLead(ctx context.Context, tx pgx.Tx, a *jobs.Action, pipelin
 	if a.LeadStageID == 0 {
 		return jobs.Permanentf("move: the action is in no pipeline: use enter_stage")
 	}
+	if err := q.LockRun(ctx, a.LeadStageID); err != nil {
+		return fmt.Errorf("the lead's run: %w", err)
+	}
 	now, err := q.StagePipeline(ctx, a.LeadStageID)
 	if err != nil {
 		return fmt.Errorf("the action's stage: %w", err)

@@ -68,6 +68,17 @@ func (q *Queries) BeEngine(ctx context.Context) error {
 	return err
 }
 
+const boundWaits = `-- name: BoundWaits :exec
+SELECT set_config('lock_timeout', '2s', true)
+`
+
+// An app may hold a row in a transaction that it leaves open: who waits for it
+// gives up soon and tries again.
+func (q *Queries) BoundWaits(ctx context.Context) error {
+	_, err := q.db.Exec(ctx, boundWaits)
+	return err
+}
+
 const claimDue = `-- name: ClaimDue :many
 UPDATE pgautomate.lead_stage_actions q SET status = 'queued', queued_at = now()
  WHERE q.id = ANY (ARRAY(
@@ -346,22 +357,34 @@ WITH done AS MATERIALIZED (
            nullif(unnest($6::text[]), '') AS error, nullif(unnest($7::text[]), '') AS reason,
            unnest($8::integer[]) AS refund, unnest($9::boolean[]) AS timer,
            nullif(unnest($10::timestamptz[]), 'epoch') AS waiting_since
+), stage AS MATERIALIZED (
+    SELECT s.id, s.status FROM pgautomate.lead_stages s
+     WHERE s.id = ANY (ARRAY(
+           SELECT a.lead_stage_id FROM pgautomate.lead_stage_actions a JOIN done d ON d.id = a.id
+            WHERE a.id = ANY ($1::bigint[]) AND d.status IN ('pending', 'delayed')))
+       FOR SHARE SKIP LOCKED
 ), free AS MATERIALIZED (
-    SELECT a.id FROM pgautomate.lead_stage_actions a JOIN done d ON d.id = a.id AND d.fence = a.fence
-     WHERE a.id = ANY ($1::bigint[]) AND a.status = 'running' FOR UPDATE OF a SKIP LOCKED
+    SELECT a.id, (d.status IN ('pending', 'delayed') AND a.lead_stage_id IS NOT NULL AND NOT EXISTS (
+               SELECT FROM stage WHERE stage.id = a.lead_stage_id AND stage.status = 'active')) AS unwanted
+      FROM pgautomate.lead_stage_actions a JOIN done d ON d.id = a.id AND d.fence = a.fence
+     WHERE a.id = ANY ($1::bigint[]) AND a.status = 'running'
+       AND (d.status NOT IN ('pending', 'delayed') OR a.lead_stage_id IS NULL
+            OR EXISTS (SELECT FROM stage WHERE stage.id = a.lead_stage_id)
+            OR NOT EXISTS (SELECT FROM pgautomate.lead_stages s WHERE s.id = a.lead_stage_id))
+       FOR UPDATE OF a SKIP LOCKED
 )
 UPDATE pgautomate.lead_stage_actions a
-   SET status = d.status::pgautomate.job_status,
+   SET status = CASE WHEN f.unwanted THEN 'canceled' ELSE d.status END::pgautomate.job_status,
        perform_at = coalesce(d.perform_at, a.perform_at),
        result = coalesce(d.result, a.result),
        error = d.error,
-       reason = d.reason,
+       reason = CASE WHEN f.unwanted THEN 'stage_left' ELSE d.reason END,
        attempt = a.attempt - d.refund,
        timer = d.timer,
        waiting_since = d.waiting_since,
        worker_id = NULL,
-       finished_at = CASE WHEN d.status IN ('completed', 'failed', 'canceled', 'skipped') THEN now() END
-  FROM done d
+       finished_at = CASE WHEN f.unwanted OR d.status IN ('completed', 'failed', 'canceled', 'skipped') THEN now() END
+  FROM done d JOIN free f ON f.id = d.id
  WHERE a.id = d.id AND a.id = ANY (ARRAY(SELECT free.id FROM free))
 RETURNING a.id, a.lead_stage_id, a.organization_id, a.action_type, a.status::text AS status, a.perform_at
 `
@@ -389,7 +412,8 @@ type FinishActionsRow struct {
 }
 
 // Writes outcomes, each only if the worker still holds its action. One that
-// somebody has locked is not waited for.
+// somebody has locked is not waited for. What was to go on later is canceled when
+// the lead has left the stage meanwhile; the stage's lock tells for sure. Primary keys.
 func (q *Queries) FinishActions(ctx context.Context, arg FinishActionsParams) ([]FinishActionsRow, error) {
 	rows, err := q.db.Query(ctx, finishActions,
 		arg.Ids,
@@ -637,6 +661,19 @@ func (q *Queries) LockLanes(ctx context.Context, arg LockLanesParams) ([]LockLan
 	return items, nil
 }
 
+const lockRun = `-- name: LockRun :exec
+SELECT r.entries FROM pgautomate.lead_stages s
+  JOIN pgautomate.lead_runs r ON r.organization_id = s.organization_id AND r.lead_id = s.lead_id AND r.pipeline_id = s.pipeline_id
+ WHERE s.id = $1
+   FOR UPDATE OF r
+`
+
+// What entries of the lead wait for, so that none comes between.
+func (q *Queries) LockRun(ctx context.Context, leadStageID int64) error {
+	_, err := q.db.Exec(ctx, lockRun, leadStageID)
+	return err
+}
+
 const lockUnknownLanes = `-- name: LockUnknownLanes :many
 SELECT organization_id, action_type FROM pgautomate.lanes
  WHERE action_type <> ALL ($1::text[]) AND next_at <= now()
@@ -664,6 +701,56 @@ func (q *Queries) LockUnknownLanes(ctx context.Context, arg LockUnknownLanesPara
 	for rows.Next() {
 		var i LockUnknownLanesRow
 		if err := rows.Scan(&i.OrganizationID, &i.ActionType); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
+const lostForGood = `-- name: LostForGood :many
+SELECT a.id, a.organization_id, a.lead_id, a.lead_stage_id, a.action_type, a.params, a.fence
+  FROM pgautomate.lead_stage_actions a
+  LEFT JOIN pgautomate.workers w ON w.id = a.worker_id
+ WHERE a.status IN ('queued', 'running') AND a.status = 'running'
+   AND a.attempt >= a.max_attempts AND NOT a.timer
+   AND (w.id IS NULL OR w.heartbeat_at < now() - make_interval(secs => $1))
+ ORDER BY a.id LIMIT 1000
+`
+
+type LostForGoodRow struct {
+	ID             int64
+	OrganizationID string
+	LeadID         string
+	LeadStageID    *int64
+	ActionType     string
+	Params         json.RawMessage
+	Fence          int64
+}
+
+// The same where no attempt is left. Each is failed by itself: its stage's end may
+// have to wait for somebody's lock.
+func (q *Queries) LostForGood(ctx context.Context, deadAfterSeconds float64) ([]LostForGoodRow, error) {
+	rows, err := q.db.Query(ctx, lostForGood, deadAfterSeconds)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []LostForGoodRow
+	for rows.Next() {
+		var i LostForGoodRow
+		if err := rows.Scan(
+			&i.ID,
+			&i.OrganizationID,
+			&i.LeadID,
+			&i.LeadStageID,
+			&i.ActionType,
+			&i.Params,
+			&i.Fence,
+		); err != nil {
 			return nil, err
 		}
 		items = append(items, i)
@@ -793,25 +880,22 @@ WITH lost AS MATERIALIZED (
     SELECT a.id FROM pgautomate.lead_stage_actions a
       LEFT JOIN pgautomate.workers w ON w.id = a.worker_id
      WHERE a.status IN ('queued', 'running') AND a.status = 'running'
+       AND (a.attempt < a.max_attempts OR a.timer)
        AND (w.id IS NULL OR w.heartbeat_at < now() - make_interval(secs => $1))
        FOR UPDATE OF a SKIP LOCKED
 )
 UPDATE pgautomate.lead_stage_actions a
-   SET status = CASE WHEN a.attempt >= a.max_attempts AND NOT a.timer THEN 'failed' ELSE 'pending' END::pgautomate.job_status,
-       perform_at = now(), worker_id = NULL, fence = a.fence + 1,
-       error = 'the process that ran it ended without a word',
-       finished_at = CASE WHEN a.attempt >= a.max_attempts AND NOT a.timer THEN now() END
+   SET status = 'pending', perform_at = now(), worker_id = NULL, fence = a.fence + 1,
+       error = 'the process that ran it ended without a word'
  WHERE a.id = ANY (ARRAY(SELECT lost.id FROM lost))
-RETURNING a.id, a.lead_stage_id, a.organization_id, a.action_type, a.status::text AS status, a.params
+RETURNING a.id, a.organization_id, a.action_type, a.perform_at
 `
 
 type RescueRunningRow struct {
 	ID             int64
-	LeadStageID    *int64
 	OrganizationID string
 	ActionType     string
-	Status         string
-	Params         json.RawMessage
+	PerformAt      *time.Time
 }
 
 // Actions of workers that are gone run again. Reads what is in flight.
@@ -826,11 +910,9 @@ func (q *Queries) RescueRunning(ctx context.Context, deadAfterSeconds float64) (
 		var i RescueRunningRow
 		if err := rows.Scan(
 			&i.ID,
-			&i.LeadStageID,
 			&i.OrganizationID,
 			&i.ActionType,
-			&i.Status,
-			&i.Params,
+			&i.PerformAt,
 		); err != nil {
 			return nil, err
 		}
@@ -912,14 +994,19 @@ func (q *Queries) StagePipeline(ctx context.Context, id int64) (StagePipelineRow
 
 const startActions = `-- name: StartActions :many
 WITH free AS MATERIALIZED (
-    SELECT a.id FROM pgautomate.lead_stage_actions a
-     WHERE a.id = ANY ($2::bigint[]) AND a.status = 'queued' FOR UPDATE SKIP LOCKED
+    SELECT a.id, (a.lead_stage_id IS NULL OR EXISTS (
+               SELECT FROM pgautomate.lead_stages s WHERE s.id = a.lead_stage_id AND s.status = 'active')) AS wanted
+      FROM pgautomate.lead_stage_actions a
+     WHERE a.id = ANY ($2::bigint[]) AND a.status = 'queued' FOR UPDATE OF a SKIP LOCKED
+), unwanted AS (
+    UPDATE pgautomate.lead_stage_actions a SET status = 'canceled', reason = 'stage_left', finished_at = now()
+     WHERE a.id = ANY (ARRAY(SELECT free.id FROM free WHERE NOT free.wanted))
 )
 UPDATE pgautomate.lead_stage_actions a
    SET status = 'running', worker_id = $1::bigint, fence = a.fence + 1,
        started_at = CASE WHEN a.timer THEN a.started_at ELSE now() END,
        attempt = a.attempt + CASE WHEN a.timer THEN 0 ELSE 1 END
- WHERE a.id = ANY (ARRAY(SELECT free.id FROM free))
+ WHERE a.id = ANY (ARRAY(SELECT free.id FROM free WHERE free.wanted))
 RETURNING a.id, a.organization_id, a.lead_id, a.lead_stage_id, a.sequence_number, a.action_type, a.params, a.attempt,
           a.max_attempts, a.perform_at, a.result, a.object_type, a.firing_id, a.firing_at, a.cause, a.depth, a.fence,
           a.timer, a.waiting_since, now()::timestamptz AS now
@@ -954,7 +1041,7 @@ type StartActionsRow struct {
 }
 
 // Takes queued actions for a worker. One that somebody has locked is not waited
-// for. Primary key.
+// for; one whose lead has left its stage meanwhile is canceled. Primary keys.
 func (q *Queries) StartActions(ctx context.Context, arg StartActionsParams) ([]StartActionsRow, error) {
 	rows, err := q.db.Query(ctx, startActions, arg.WorkerID, arg.Ids)
 	if err != nil {

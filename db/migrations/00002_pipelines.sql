@@ -274,11 +274,13 @@ DECLARE
     was    text := current_setting('pgautomate.engine', true);
 BEGIN
     PERFORM set_config('pgautomate.engine', 'on', true);
-    UPDATE lead_stage_actions SET status = 'canceled', reason = action_reason, finished_at = clock_timestamp()
-     WHERE lead_stage_id = ANY (ids) AND status IN ('pending', 'queued', 'delayed');
+    -- The stage first: who parks an action of it holds the stage's lock, so that
+    -- what was parked a moment ago is seen below.
     UPDATE lead_stages SET status = new_status, reason = why, finished_at = clock_timestamp()
      WHERE id = ANY (ids) AND status = 'active';
     GET DIAGNOSTICS closed = ROW_COUNT;
+    UPDATE lead_stage_actions SET status = 'canceled', reason = action_reason, finished_at = clock_timestamp()
+     WHERE lead_stage_id = ANY (ids) AND status IN ('pending', 'queued', 'delayed');
     PERFORM set_config('pgautomate.engine', coalesce(was, ''), true);
     RETURN closed;
 END $$;
@@ -350,12 +352,21 @@ BEGIN
         END IF;
         NEW.reason := coalesce(NEW.reason, 'canceled_by_app');
         NEW.finished_at := clock_timestamp();
+    ELSIF OLD.status = 'pending' AND NEW.status = 'pending' AND NEW.lead_stage_id IS NOT NULL
+          AND OLD.perform_at IS NULL AND NEW.perform_at IS NOT NULL THEN
+        RAISE EXCEPTION 'it is not the turn of action % yet: it becomes due when the action before it ends; add AND perform_at IS NOT NULL',
+            OLD.id USING ERRCODE = 'check_violation';
+    ELSIF OLD.status IN ('pending', 'delayed') AND NEW.status IN ('pending', 'delayed')
+          AND OLD.perform_at IS NOT NULL AND NEW.perform_at IS NULL THEN
+        RAISE EXCEPTION 'action % would never run without a perform_at: set a time, or cancel it with status = ''canceled''',
+            OLD.id USING ERRCODE = 'check_violation';
     END IF;
     RETURN NEW;
 END $$;
 -- +goose StatementEnd
-CREATE TRIGGER lead_stage_actions_before_update BEFORE UPDATE OF status ON pgautomate.lead_stage_actions
-    FOR EACH ROW WHEN (NEW.status IS DISTINCT FROM OLD.status AND NOT pgautomate.is_engine())
+CREATE TRIGGER lead_stage_actions_before_update BEFORE UPDATE OF status, perform_at ON pgautomate.lead_stage_actions
+    FOR EACH ROW WHEN ((NEW.status IS DISTINCT FROM OLD.status OR NEW.perform_at IS DISTINCT FROM OLD.perform_at)
+                       AND NOT pgautomate.is_engine())
     EXECUTE FUNCTION pgautomate.lead_stage_actions_before_update();
 
 -- +goose StatementBegin
