@@ -16,6 +16,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/pgautomate/pgautomate"
+	"github.com/pgautomate/pgautomate/catalog"
 	"github.com/pgautomate/pgautomate/db"
 	"github.com/pgautomate/pgautomate/mailbox"
 )
@@ -176,10 +177,34 @@ func (d *Demo) Run(ctx context.Context, ready func()) (*Totals, error) {
 	stopEngine()
 	engineErr := <-ended
 	stopDriving(nil)
+	d.dropSlot(context.WithoutCancel(ctx))
 	if broken {
 		return nil, engineErr
 	}
 	return t, err
+}
+
+// dropSlot lets go of the slot: the next demo begins anew, and until then the server would keep its log for nobody.
+func (d *Demo) dropSlot(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	slot := catalog.SlotName(d.pool.Config().ConnConfig.Database)
+	for {
+		_, err := d.pool.Exec(ctx, statements["drop_slot"], slot)
+		left := false
+		if err == nil {
+			err = d.pool.QueryRow(ctx, statements["slot_left"], slot).Scan(&left)
+		}
+		if err == nil && !left {
+			return
+		}
+		// Its reader's process ends a moment after its connection.
+		if pause(ctx, 20*time.Millisecond) != nil {
+			d.opts.Logger.WarnContext(ctx, "the demo's replication slot is left; the server keeps its log for it until it is dropped",
+				"slot", slot, "error", err)
+			return
+		}
+	}
 }
 
 // drive does what ctx, which also ends with the engine, lets it; outer is what the user ends.
@@ -251,10 +276,10 @@ func (d *Demo) perform(ctx context.Context) error {
 		for _, organization := range sampleOrganizations {
 			writers = append(writers, newWriter(d.opts.Seed, organization))
 		}
-		phase := func(make func(w *writer) []step) error {
+		phase := func(script func(w *writer) []step) error {
 			phases := [][]step{}
 			for _, w := range writers {
-				phases = append(phases, make(w))
+				phases = append(phases, script(w))
 			}
 			if err := play(ctx, d.pool, phases, wrote); err != nil {
 				return err

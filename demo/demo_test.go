@@ -348,6 +348,11 @@ func TestClaimDatabase(t *testing.T) {
 			o.Log = []Event{{"1", "a", time.Now()}, {"1", "b", time.Now()}}
 			_, totals := runDemo(t, o)
 			checkReplay(t, totals, map[string]int64{"a": 1, "b": 1}, 2)
+			var slots int
+			err := db.Pool.QueryRow(t.Context(), `SELECT count(*) FROM pg_replication_slots WHERE database = current_database()`).Scan(&slots)
+			if err != nil || slots != 0 {
+				t.Errorf("%d slots are left, %v", slots, err)
+			}
 		}
 	})
 	for name, sql := range map[string]string{

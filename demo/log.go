@@ -87,8 +87,7 @@ func parseLog(r io.Reader) ([]Event, error) {
 
 // lineOf says the line first, as the other errors do.
 func lineOf(err error) error {
-	var parse *csv.ParseError
-	if errors.As(err, &parse) {
+	if parse, ok := errors.AsType[*csv.ParseError](err); ok {
 		return fmt.Errorf("line %d: %w", parse.Line, parse.Err)
 	}
 	return err

@@ -86,7 +86,7 @@ func (w *writer) lead(at, span time.Duration) []step {
 		source = "referral"
 	}
 	arrival := step{at, []statement{
-		{"add_lead", []any{id, w.organization, name, fmt.Sprintf("%s@leads.test", id), source, "New", r.IntN(60)}},
+		{"add_lead", []any{id, w.organization, name, id + "@leads.test", source, "New", r.IntN(60)}},
 		{"add_contact", []any{w.organization, id, name, pick(r, titles)}},
 	}}
 	if source == "referral" {
@@ -107,7 +107,7 @@ func (w *writer) lead(at, span time.Duration) []step {
 		later(statement{"add_message", []any{w.organization, id, "in", "Please call me back."}})
 	}
 	if r.IntN(2) == 0 {
-		deal := fmt.Sprintf("%s-deal", id)
+		deal := id + "-deal"
 		w.deals = append(w.deals, deal)
 		open := at + 1 + w.within(span/2)
 		steps = append(steps,

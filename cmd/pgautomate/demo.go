@@ -28,7 +28,7 @@ func (a *app) demo() *cobra.Command {
 		Long: `Runs the whole engine on a sample CRM: tables, pipelines, triggers, a throttle, a web page, a local
 mailbox (nothing leaves the machine), and an app that writes rows. Each run begins anew, in a database
 of its own (pgautomate_demo) of the private Postgres, or in a schema of its own (pgautomate_demo) of the
-database that is given.
+database that is given. At its end it drops its replication slot, so that the server keeps no log for it.
 
 --replay takes an event log instead: a CSV file with a header and case, activity and time in its first three
 columns. A case becomes a lead, an activity its status, one commit an event, in the order of time, then of
@@ -40,6 +40,8 @@ It goes on until Ctrl-C, or with --exit until all is done, and then prints the t
 			switch {
 			case o.Leads < 1 || o.Leads > 100_000:
 				return usageError{fmt.Errorf("--leads %d: use 1 to 100000", o.Leads)}
+			case cmd.Flags().Changed("replay") && replay == "":
+				return usageError{errors.New("--replay needs a file")}
 			case cmd.Flags().Changed("speed") && replay == "":
 				return usageError{errors.New("--speed is the pace of a replay: give --replay FILE too")}
 			case cmd.Flags().Changed("speed") && !(o.Speed > 0):
@@ -90,13 +92,17 @@ func (a *app) runDemo(ctx context.Context, o demo.Options, listen string, otherw
 	group, httpCtx := errgroup.WithContext(context.WithoutCancel(ctx))
 	httpCtx, stopHTTP := context.WithCancel(httpCtx)
 	defer stopHTTP()
-	if err := serveHTTP(httpCtx, group, d.Engine, a.handlerConfig(d.Engine, d.Mailbox), listener); err != nil {
+	if err := serveHTTP(httpCtx, group, a.handlerConfig(d.Engine, d.Mailbox), listener); err != nil {
 		d.Close()
 		return err
 	}
+	database := o.DatabaseURL
+	if a.private == nil {
+		database = db.Redacted(d.Engine.Pool().Config().ConnConfig) // the password is the user's
+	}
 	totals, err := d.Run(ctx, func() {
 		url := "http://" + reachable(listener.Addr().String())
-		fmt.Fprintf(os.Stderr, "overview:  %s/\nmailbox:   %s/mailbox\nRiver UI:  %s/river/\ndatabase:  %s\n", url, url, url, o.DatabaseURL)
+		fmt.Fprintf(os.Stderr, "overview:  %s/\nmailbox:   %s/mailbox\nRiver UI:  %s/river/\ndatabase:  %s\n", url, url, url, database)
 		if !o.Exit {
 			fmt.Fprintln(os.Stderr, "Ctrl-C ends it")
 		}

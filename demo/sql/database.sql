@@ -32,5 +32,8 @@ SELECT EXISTS (SELECT FROM pg_replication_slots
 SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots
  WHERE database = current_database() AND slot_name = $1 AND active_pid IS NULL
 
+-- name: slot_left
+SELECT EXISTS (SELECT FROM pg_replication_slots WHERE database = current_database() AND slot_name = $1)
+
 -- name: drop_publication
 DROP PUBLICATION IF EXISTS pgautomate
