@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/pgautomate/pgautomate"
+	"github.com/pgautomate/pgautomate/catalog"
 )
 
 // newWorkers is a world whose engine has no feed: what pipelines need.
@@ -147,4 +148,10 @@ func (w *world) fails(sql string, args ...any) string {
 		w.t.Fatalf("%s: not refused", sql)
 	}
 	return err.Error()
+}
+
+// watchLead watches a table public.lead that has no organizations.
+func (w *world) watchLead() {
+	w.t.Helper()
+	w.watch(catalog.WatchOptions{Table: "public.lead"})
 }
