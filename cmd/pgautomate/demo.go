@@ -72,15 +72,16 @@ It goes on until Ctrl-C, or with --exit until all is done, and then prints the t
 }
 
 func (a *app) runDemo(ctx context.Context, o demo.Options, listen string, otherwiseFree bool) error {
-	listener, err := net.Listen("tcp", listen)
+	var listening net.ListenConfig
+	listener, err := listening.Listen(ctx, "tcp", listen)
 	if err != nil && otherwiseFree {
 		fmt.Fprintf(os.Stderr, "%s is taken, so a free port is used\n", listen)
-		listener, err = net.Listen("tcp", "127.0.0.1:0")
+		listener, err = listening.Listen(ctx, "tcp", "127.0.0.1:0")
 	}
 	if err != nil {
 		return fmt.Errorf("the address %s can't be listened on: %w; choose another one with --listen or PGAUTOMATE_LISTEN", listen, err)
 	}
-	defer listener.Close() //nolint:errcheck // closed by the server, or never used
+	defer listener.Close()
 	if err := a.demoDatabase(ctx, &o); err != nil {
 		return err
 	}
