@@ -282,6 +282,25 @@ SELECT a.id, a.organization_id, a.lead_id, a.lead_stage_id, a.action_type, a.par
    AND (w.id IS NULL OR w.heartbeat_at < now() - make_interval(secs => @dead_after_seconds))
  ORDER BY a.id LIMIT 1000;
 
+-- What the database counts as this process's. Reads what is in flight.
+-- name: RunningHere :many
+SELECT id, fence FROM pgautomate.lead_stage_actions
+ WHERE status IN ('queued', 'running') AND status = 'running' AND worker_id = @worker_id::bigint;
+
+-- Gives back what this process never heard of. It did not run, so no attempt is used.
+-- name: GiveBack :many
+WITH lost AS MATERIALIZED (
+    SELECT a.id FROM pgautomate.lead_stage_actions a
+      JOIN (SELECT unnest(@ids::bigint[]) AS id, unnest(@fences::bigint[]) AS fence) d ON d.id = a.id AND d.fence = a.fence
+     WHERE a.id = ANY (@ids::bigint[]) AND a.status = 'running' AND a.worker_id = @worker_id::bigint
+       FOR UPDATE OF a SKIP LOCKED
+)
+UPDATE pgautomate.lead_stage_actions a
+   SET status = 'pending', perform_at = now(), worker_id = NULL, fence = a.fence + 1,
+       attempt = CASE WHEN a.timer THEN a.attempt ELSE greatest(a.attempt - 1, 0) END
+ WHERE a.id = ANY (ARRAY(SELECT lost.id FROM lost))
+RETURNING a.id, a.organization_id, a.action_type, a.perform_at;
+
 -- Queued actions whose carrier is late get another one; the first to arrive counts.
 -- name: RequeueStale :many
 WITH stale AS MATERIALIZED (

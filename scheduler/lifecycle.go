@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -35,7 +36,18 @@ type Lifecycle struct {
 	// alone bounds the transactions that may wait for an app's lock, so that they
 	// never take all connections.
 	alone chan struct{}
+
+	// held are the actions that this process runs, with their fences.
+	mu   sync.Mutex
+	held map[int64]int64
+
+	stop   context.CancelFunc
+	sweeps sync.WaitGroup
 }
+
+// sweepEvery is how often a process looks for actions that it is said to run and
+// doesn't.
+const sweepEvery = 3 * time.Second
 
 // mostAlone is how many outcomes with effects are written at once.
 const mostAlone = 8
@@ -71,6 +83,10 @@ func NewLifecycle(c LifecycleConfig) *Lifecycle {
 		pool: c.Pool, logger: c.Logger, worker: c.WorkerID, store: c.Store, zones: c.Zones, changed: c.Changed, observe: c.Observer,
 	}
 	l.alone = make(chan struct{}, mostAlone)
+	l.held = map[int64]int64{}
+	var ctx context.Context
+	ctx, l.stop = context.WithCancel(context.Background())
+	l.sweeps.Go(func() { l.sweep(ctx) })
 	l.starts = NewBatcher(500, 1, l.startBatch)
 	l.finishes = NewBatcher(500, 1, l.finishBatch)
 	return l
@@ -78,6 +94,8 @@ func NewLifecycle(c LifecycleConfig) *Lifecycle {
 
 // Stop waits for batches under way; later calls fail with context.Canceled.
 func (l *Lifecycle) Stop() {
+	l.stop()
+	l.sweeps.Wait()
 	l.starts.Stop()
 	l.finishes.Stop()
 }
@@ -137,6 +155,7 @@ func (l *Lifecycle) startBatch(ctx context.Context, ids []int64) ([]startAnswer,
 	if err != nil {
 		return nil, fmt.Errorf("start: %w", err)
 	}
+	l.hold(rows)
 	taken := time.Now()
 	for i := range rows {
 		s := l.started(&rows[i], taken)
@@ -236,6 +255,14 @@ type finishAnswer struct {
 
 // Finish writes an outcome; see jobs.Lifecycle.
 func (l *Lifecycle) Finish(ctx context.Context, s *jobs.Started, o jobs.Outcome) error {
+	err := l.finish(ctx, s, o)
+	if err == nil {
+		l.release(s)
+	}
+	return err
+}
+
+func (l *Lifecycle) finish(ctx context.Context, s *jobs.Started, o jobs.Outcome) error {
 	// What closes a stage may have to wait for an app's transaction: not in a batch
 	// with others.
 	closes := o.Status == jobs.StatusFailed && s.Action.LeadStageID != 0 && o.OnError.Policy != jobs.OnErrorSkip
@@ -517,6 +544,88 @@ func (l *Lifecycle) advanceStalled(ctx context.Context) error {
 			return err
 		}
 		return q.Advance(ctx, ids)
+	})
+}
+
+func (l *Lifecycle) hold(rows []dbq.StartActionsRow) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, r := range rows {
+		l.held[r.ID] = r.Fence
+	}
+}
+
+func (l *Lifecycle) release(s *jobs.Started) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	// A later taking of the same action, with a higher fence, may be ours too.
+	if l.held[s.Action.ID] == s.Fence {
+		delete(l.held, s.Action.ID)
+	}
+}
+
+// sweep gives back, until ctx ends, actions that the database counts as this
+// process's and that nobody here runs: when a connection breaks after a commit
+// and before its answer, the start has happened and nobody knows.
+func (l *Lifecycle) sweep(ctx context.Context) {
+	t := time.NewTicker(sweepEvery)
+	defer t.Stop()
+	var before map[int64]int64
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-t.C:
+		}
+		var err error
+		if before, err = l.sweepOnce(ctx, before); err != nil && ctx.Err() == nil {
+			l.logger.WarnContext(ctx, "actions that nobody runs are not looked for", "error", err)
+		}
+	}
+}
+
+// sweepOnce gives back what it saw twice: a start that was committed just now may
+// not have been heard of yet.
+func (l *Lifecycle) sweepOnce(ctx context.Context, before map[int64]int64) (seen map[int64]int64, err error) {
+	ctx, cancel := context.WithTimeout(ctx, batchTime)
+	defer cancel()
+	rows, err := dbq.New(l.pool).RunningHere(ctx, l.worker)
+	if err != nil {
+		return nil, err
+	}
+	seen = map[int64]int64{}
+	back := dbq.GiveBackParams{WorkerID: l.worker}
+	l.mu.Lock()
+	for _, r := range rows {
+		if l.held[r.ID] == r.Fence {
+			continue
+		}
+		seen[r.ID] = r.Fence
+		if before[r.ID] == r.Fence {
+			back.Ids, back.Fences = append(back.Ids, r.ID), append(back.Fences, r.Fence)
+		}
+	}
+	l.mu.Unlock()
+	if len(back.Ids) == 0 {
+		return seen, nil
+	}
+	return seen, pgx.BeginFunc(ctx, l.pool, func(tx pgx.Tx) error {
+		q := dbq.New(tx)
+		if err := q.BeEngine(ctx); err != nil {
+			return err
+		}
+		lost, err := q.GiveBack(ctx, back)
+		if err != nil {
+			return err
+		}
+		var signal dbq.SignalParams
+		for _, r := range lost {
+			signal.OrganizationIds = append(signal.OrganizationIds, r.OrganizationID)
+			signal.ActionTypes = append(signal.ActionTypes, r.ActionType)
+			signal.PerformAts = append(signal.PerformAts, *r.PerformAt)
+			l.logger.WarnContext(ctx, "an action's start was never heard of; the action runs again", "action", r.ID)
+		}
+		return q.Signal(ctx, signal)
 	})
 }
 

@@ -452,6 +452,59 @@ func (q *Queries) FinishActions(ctx context.Context, arg FinishActionsParams) ([
 	return items, nil
 }
 
+const giveBack = `-- name: GiveBack :many
+WITH lost AS MATERIALIZED (
+    SELECT a.id FROM pgautomate.lead_stage_actions a
+      JOIN (SELECT unnest($1::bigint[]) AS id, unnest($2::bigint[]) AS fence) d ON d.id = a.id AND d.fence = a.fence
+     WHERE a.id = ANY ($1::bigint[]) AND a.status = 'running' AND a.worker_id = $3::bigint
+       FOR UPDATE OF a SKIP LOCKED
+)
+UPDATE pgautomate.lead_stage_actions a
+   SET status = 'pending', perform_at = now(), worker_id = NULL, fence = a.fence + 1,
+       attempt = CASE WHEN a.timer THEN a.attempt ELSE greatest(a.attempt - 1, 0) END
+ WHERE a.id = ANY (ARRAY(SELECT lost.id FROM lost))
+RETURNING a.id, a.organization_id, a.action_type, a.perform_at
+`
+
+type GiveBackParams struct {
+	Ids      []int64
+	Fences   []int64
+	WorkerID int64
+}
+
+type GiveBackRow struct {
+	ID             int64
+	OrganizationID string
+	ActionType     string
+	PerformAt      *time.Time
+}
+
+// Gives back what this process never heard of. It did not run, so no attempt is used.
+func (q *Queries) GiveBack(ctx context.Context, arg GiveBackParams) ([]GiveBackRow, error) {
+	rows, err := q.db.Query(ctx, giveBack, arg.Ids, arg.Fences, arg.WorkerID)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []GiveBackRow
+	for rows.Next() {
+		var i GiveBackRow
+		if err := rows.Scan(
+			&i.ID,
+			&i.OrganizationID,
+			&i.ActionType,
+			&i.PerformAt,
+		); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
 const heartbeat = `-- name: Heartbeat :exec
 INSERT INTO pgautomate.workers (id, hostname, pid, capacity) OVERRIDING SYSTEM VALUE VALUES ($1, $2, $3, $4)
 ON CONFLICT (id) DO UPDATE SET heartbeat_at = now()
@@ -914,6 +967,37 @@ func (q *Queries) RescueRunning(ctx context.Context, deadAfterSeconds float64) (
 			&i.ActionType,
 			&i.PerformAt,
 		); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
+const runningHere = `-- name: RunningHere :many
+SELECT id, fence FROM pgautomate.lead_stage_actions
+ WHERE status IN ('queued', 'running') AND status = 'running' AND worker_id = $1::bigint
+`
+
+type RunningHereRow struct {
+	ID    int64
+	Fence int64
+}
+
+// What the database counts as this process's. Reads what is in flight.
+func (q *Queries) RunningHere(ctx context.Context, workerID int64) ([]RunningHereRow, error) {
+	rows, err := q.db.Query(ctx, runningHere, workerID)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []RunningHereRow
+	for rows.Next() {
+		var i RunningHereRow
+		if err := rows.Scan(&i.ID, &i.Fence); err != nil {
 			return nil, err
 		}
 		items = append(items, i)
