@@ -303,7 +303,7 @@ func (e *Engine) prepareWorker(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("capacity: %w", err)
 	}
-	e.worker = dbq.HeartbeatParams{Hostname: hostname, Pid: int32(os.Getpid()), Capacity: raw} //nolint:gosec // a pid
+	e.worker = dbq.HeartbeatParams{Hostname: hostname, Pid: int32(os.Getpid()), Capacity: raw}
 	e.worker.ID, err = dbq.New(e.pool).AddWorker(ctx, dbq.AddWorkerParams{
 		Hostname: e.worker.Hostname, Pid: e.worker.Pid, Capacity: e.worker.Capacity,
 	})

@@ -29,7 +29,7 @@ type EndLSN LSN
 type CommitLSN LSN
 
 // String gives Postgres's own form, e.g. "16/B374D848".
-func (l LSN) String() string { return fmt.Sprintf("%X/%X", uint32(l>>32), uint32(l)) } //nolint:gosec // halves of 64 bits
+func (l LSN) String() string { return fmt.Sprintf("%X/%X", uint32(l>>32), uint32(l)) }
 
 // String gives Postgres's own form.
 func (l EndLSN) String() string { return LSN(l).String() }
@@ -152,11 +152,11 @@ func MakeRow(cells []Cell) Row {
 		}
 	}
 	row := make([]byte, 2, size)
-	binary.BigEndian.PutUint16(row, uint16(len(cells))) //nolint:gosec // Postgres allows 1,600 columns
+	binary.BigEndian.PutUint16(row, uint16(len(cells)))
 	for _, c := range cells {
 		row = append(row, c.Kind)
 		if c.Kind == Text {
-			row = binary.BigEndian.AppendUint32(row, uint32(len(c.Data))) //nolint:gosec // at most 1 GB
+			row = binary.BigEndian.AppendUint32(row, uint32(len(c.Data)))
 			row = append(row, c.Data...)
 		}
 	}

@@ -76,8 +76,7 @@ func Redacted(c *pgx.ConnConfig) string {
 
 // parseProblem keeps a password out of the message.
 func parseProblem(err error) string {
-	var parse *pgconn.ParseConfigError
-	if errors.As(err, &parse) {
+	if _, ok := errors.AsType[*pgconn.ParseConfigError](err); ok {
 		if inner := errors.Unwrap(err); inner != nil && !strings.Contains(inner.Error(), "://") {
 			return firstLine(inner)
 		}
@@ -102,7 +101,7 @@ func Migrate(ctx context.Context, pool *pgxpool.Pool, logger *slog.Logger) error
 			return err
 		}
 		if _, err := river.Migrate(ctx, rivermigrate.DirectionUp, nil); err != nil {
-			return fmt.Errorf("River's migrations: %w", err)
+			return fmt.Errorf("migrations of River: %w", err)
 		}
 		return withGoose(pool, func(p *goose.Provider) error {
 			results, err := p.Up(ctx)
@@ -133,7 +132,7 @@ func MigrateDown(ctx context.Context, pool *pgxpool.Pool, logger *slog.Logger) e
 			return err
 		}
 		if _, err := river.Migrate(ctx, rivermigrate.DirectionDown, &rivermigrate.MigrateOpts{TargetVersion: -1}); err != nil {
-			return fmt.Errorf("River's migrations: %w", err)
+			return fmt.Errorf("migrations of River: %w", err)
 		}
 		if _, err := pool.Exec(ctx, "DROP TABLE IF EXISTS "+Schema+".goose_db_version; DROP SCHEMA IF EXISTS "+Schema+" CASCADE"); err != nil {
 			return fmt.Errorf("the schema can't be removed: %w", err)
@@ -182,7 +181,7 @@ func Status(ctx context.Context, pool *pgxpool.Pool, logger *slog.Logger) ([]Mig
 	}
 	valid, err := river.Validate(ctx, nil)
 	if err != nil {
-		return nil, fmt.Errorf("River's migrations: %w", err)
+		return nil, fmt.Errorf("migrations of River: %w", err)
 	}
 	return append(list, MigrationStatus{Name: "river", Applied: valid.OK}), nil
 }
@@ -215,7 +214,7 @@ func CheckSchema(ctx context.Context, pool *pgxpool.Pool, logger *slog.Logger) e
 		}
 		valid, err := river.Validate(ctx, nil)
 		if err != nil {
-			return fmt.Errorf("River's migrations: %w", err)
+			return fmt.Errorf("migrations of River: %w", err)
 		}
 		if !valid.OK {
 			return fmt.Errorf("%w: River's tables are not up to date: run `pgautomate migrate up`", ErrSchema)
@@ -236,7 +235,7 @@ func schemaExists(ctx context.Context, pool *pgxpool.Pool) (bool, error) {
 func riverMigrator(pool *pgxpool.Pool, logger *slog.Logger) (*rivermigrate.Migrator[pgx.Tx], error) {
 	m, err := rivermigrate.New(riverpgxv5.New(pool), &rivermigrate.Config{Schema: Schema, Logger: quiet(logger)})
 	if err != nil {
-		return nil, fmt.Errorf("River's migrations: %w", err)
+		return nil, fmt.Errorf("migrations of River: %w", err)
 	}
 	return m, nil
 }
@@ -248,6 +247,7 @@ func quiet(logger *slog.Logger) *slog.Logger {
 
 type levelAbove struct {
 	slog.Handler
+
 	level slog.Level
 }
 

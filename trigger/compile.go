@@ -11,7 +11,7 @@ import (
 
 // The compiler checks a tree against an object type's columns and turns it into
 // negation normal form: negations stand at the conditions only, groups alternate
-// between and and or, and what is always true or false is folded away.
+// between and or, and what is always true or false is folded away.
 
 // specKind says where a field's value is found.
 type specKind uint8
@@ -140,12 +140,12 @@ func (c *compiler) group(n *node, negate, top bool) expr {
 		c.path.idx(i)
 		kid := c.node(q, negate, top)
 		c.path.pop()
-		switch {
-		case kid.op == opTrue || kid.op == opFalse:
+		switch kid.op {
+		case opTrue, opFalse:
 			if (kid.op == opTrue) == (op == opOr) {
 				decided, isDecided = kid, true
 			}
-		case kid.op == op:
+		case op:
 			kids = append(kids, kid.kids...)
 		default:
 			kids = append(kids, kid)
@@ -486,7 +486,7 @@ func (c *compiler) members(kind Kind, values []literal, at int, lists *path) ([]
 
 // appendMicros writes a moment so that it can stand in a list.
 func appendMicros(dst []byte, v int64) []byte {
-	return binary.BigEndian.AppendUint64(dst, uint64(v)^1<<63) //nolint:gosec // all 64 bits
+	return binary.BigEndian.AppendUint64(dst, uint64(v)^1<<63)
 }
 
 // The payload of opNumber: these flags, then the length of the lower bound, the

@@ -132,7 +132,7 @@ func distance(a, b string) int {
 	}
 	var row [65]int
 	for j := range len(b) + 1 {
-		row[j] = j
+		row[j] = j //nolint:gosec // at most 64
 	}
 	for i := range len(a) {
 		diagonal := row[0]

@@ -2,6 +2,7 @@ package trigger
 
 import (
 	"fmt"
+	"slices"
 
 	"github.com/pgautomate/pgautomate/change"
 )
@@ -146,16 +147,16 @@ func (s *side) member(col int32, key string) (value []byte, state customState) {
 	if s.customState != customRead {
 		return nil, s.customState
 	}
-	for i := len(s.custom) - 1; i >= 0; i-- { // json, unlike jsonb, may hold a key twice: the last counts
-		k := s.custom[i].key
+	for _, v := range slices.Backward(s.custom) { // json, unlike jsonb, may hold a key twice: the last counts
+		k := v.key
 		if string(k) == key {
-			return s.custom[i].val, customRead
+			return v.val, customRead
 		}
 		for j := range k {
 			if k[j] == '\\' {
 				start := len(s.arena)
 				if s.arena = unquote(s.arena, k); string(s.arena[start:]) == key {
-					return s.custom[i].val, customRead
+					return v.val, customRead
 				}
 				break
 			}
@@ -183,7 +184,7 @@ func (m *matcher) value(s *side, slot uint32) *fieldValue {
 		return v
 	}
 	m.reading = v
-	v.start = int32(len(s.elements)) //nolint:gosec // a row has at most 1 GB
+	v.start = int32(len(s.elements))
 	v.end = v.start
 	v.unknown = false
 	f := &m.fields[m.slots[slot].field]
@@ -216,7 +217,7 @@ func (m *matcher) value(s *side, slot uint32) *fieldValue {
 			s.scalar(f.kind, cell.Data)
 		}
 	}
-	v.end = int32(len(s.elements)) //nolint:gosec // as above
+	v.end = int32(len(s.elements))
 	v.epoch = m.epoch
 	m.reading = nil
 	return v
@@ -262,13 +263,10 @@ func (s *side) json(raw []byte, arrays bool) {
 		e.tag = tagBool
 	case '"':
 		e.raw = raw[1 : len(raw)-1]
-		for _, c := range e.raw {
-			if c == '\\' {
-				start := len(s.arena)
-				s.arena = unquote(s.arena, e.raw)
-				e.raw = s.arena[start:len(s.arena):len(s.arena)]
-				break
-			}
+		if slices.Contains(e.raw, '\\') {
+			start := len(s.arena)
+			s.arena = unquote(s.arena, e.raw)
+			e.raw = s.arena[start:len(s.arena):len(s.arena)]
 		}
 	case '{':
 		e.tag = tagComposite
@@ -365,7 +363,7 @@ func (m *matcher) eval(code string, s *side) (result truth, rest string) {
 		return result, rest
 	}
 	slot, k := uvarint(body)
-	v := m.value(s, uint32(slot)) //nolint:gosec // written from a uint32
+	v := m.value(s, uint32(slot))
 	if v.unknown {
 		return unknown, rest
 	}
@@ -444,7 +442,7 @@ func (m *matcher) term(payload string, s *side, v *fieldValue, e *element) (ok, 
 func inRange(num []byte, payload string) bool {
 	flags := payload[0]
 	low, high := take(payload[1:])
-	if flags&hasLow != 0 && !(string(num) > low || flags&lowIncluded != 0 && string(num) == low) {
+	if flags&hasLow != 0 && (string(num) <= low && (flags&lowIncluded == 0 || string(num) != low)) {
 		return false
 	}
 	return flags&hasHigh == 0 || string(num) < high || flags&highIncluded != 0 && string(num) == high

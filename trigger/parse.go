@@ -3,6 +3,7 @@ package trigger
 import (
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -108,11 +109,6 @@ const (
 var boundNames = [4]string{"gte", "gt", "lte", "lt"}
 
 // The bounds of moment_range, in the order of condition.moments.
-const (
-	boundFrom = iota
-	boundBefore
-)
-
 var momentNames = [2]string{"on_or_after", "before"}
 
 type literalKind uint8
@@ -414,7 +410,7 @@ func (p *parser) node(v *jval, depth int) *node {
 		}
 		n.negate = m.kind == 't'
 	}
-	typ := nodeType(p.typeOf(v, nodeNames[:], CodeUnknownNode, "node", `"and"`)) //nolint:gosec // an index
+	typ := nodeType(p.typeOf(v, nodeNames[:], CodeUnknownNode, "node", `"and"`))
 	ok := true
 	switch typ {
 	case nodeAnd, nodeOr:
@@ -562,7 +558,7 @@ func (p *parser) condition(v *jval) (c condition) {
 	if !p.object(v, "a condition") {
 		return c
 	}
-	typ, ok := condType(p.typeOf(v, condNames[:], CodeUnknownCondition, "condition", `"exists"`)), true //nolint:gosec // an index
+	typ, ok := condType(p.typeOf(v, condNames[:], CodeUnknownCondition, "condition", `"exists"`)), true
 	switch typ {
 	case condText:
 		p.only(v, "type", "mode", "value")
@@ -618,10 +614,8 @@ func (p *parser) condition(v *jval) (c condition) {
 }
 
 func (p *parser) textMode(v *jval, mode string) bool {
-	for _, m := range textModes {
-		if m == mode {
-			return true
-		}
+	if slices.Contains(textModes, mode) {
+		return true
 	}
 	p.report(v.at, CodeTextMode, p.edit(v, "mode", exactValueJSON), "there is no text mode %q; a trigger can use %q only", mode, exactValue)
 	return false

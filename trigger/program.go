@@ -49,13 +49,13 @@ func uvarint(s string) (v uint64, n int) {
 // take reads a length and that many bytes.
 func take(s string) (head, rest string) {
 	n, k := uvarint(s)
-	end := k + int(n) //nolint:gosec // our own encoding; a wrong one panics at the slice and is isolated
+	end := k + int(n)
 	return s[k:end], s[end:]
 }
 
 func varint(s string) (int64, string) {
 	u, k := uvarint(s)
-	return int64(u>>1) ^ -int64(u&1), s[k:] //nolint:gosec // zigzag
+	return int64(u>>1) ^ -int64(u&1), s[k:]
 }
 
 // appendProgram lays an expression out; slot gives the slot of a field.
@@ -97,7 +97,7 @@ func programSlots(code string, visit func(uint32)) {
 			programSlots(body, visit)
 		default:
 			s, _ := uvarint(body)
-			visit(uint32(s)) //nolint:gosec // written from a uint32
+			visit(uint32(s))
 		}
 	}
 }
@@ -121,7 +121,7 @@ func appendList(dst []byte, values []string) []byte {
 	end := 0
 	for _, v := range values {
 		end += len(v)
-		dst = binary.BigEndian.AppendUint32(dst, uint32(end)) //nolint:gosec // a query is at most MaxBytes
+		dst = binary.BigEndian.AppendUint32(dst, uint32(end))
 	}
 	for _, v := range values {
 		dst = append(dst, v...)
@@ -132,7 +132,7 @@ func appendList(dst []byte, values []string) []byte {
 func listHas(list string, v []byte) bool {
 	count, k := uvarint(list)
 	list = list[k:]
-	n := int(count) //nolint:gosec // at most MaxList
+	n := int(count)
 	if n <= shortList {
 		for range n {
 			var item string
@@ -153,7 +153,7 @@ func listHas(list string, v []byte) bool {
 	}
 	low, high := 0, n
 	for low < high {
-		mid := int(uint(low+high) >> 1) //nolint:gosec // below MaxList
+		mid := int(uint(low+high) >> 1)
 		switch item := items[end(mid-1):end(mid)]; {
 		case item == string(v):
 			return true
@@ -181,8 +181,8 @@ func (in *interner) id(s string) uint32 {
 	if in.ids == nil {
 		in.ids = map[string]uint32{}
 	}
-	id := uint32(len(in.names)) //nolint:gosec // fewer than 2^32 names
-	s = string([]byte(s))       // not a part of a whole query
+	id := uint32(len(in.names))
+	s = string([]byte(s)) // not a part of a whole query
 	in.names = append(in.names, s)
 	in.ids[s] = id
 	return id
@@ -407,7 +407,7 @@ func appendField(dst []byte, f *fieldRef) []byte {
 	return append(dst, '}')
 }
 
-func appendCondition(dst []byte, c *condition) []byte {
+func appendCondition(dst []byte, c *condition) []byte { //nolint:unparam // like its siblings
 	if c.typ == condBad {
 		return append(dst, `{"type":"exists"}`...)
 	}

@@ -67,7 +67,7 @@ func refMeets(v any, c map[string]any, loc *time.Location) bool {
 		return true
 	case "text":
 		s, ok := v.(string)
-		return ok && strings.ToLower(s) == strings.ToLower(c["value"].(string))
+		return ok && strings.ToLower(s) == strings.ToLower(c["value"].(string)) //nolint:staticcheck // not EqualFold: simple lower case is the rule
 	case "term", "reference":
 		list, _ := c["values"].([]any)
 		if c["type"] == "reference" {

@@ -68,7 +68,7 @@ func TestRefusals(t *testing.T) {
 		{"misspelled negate", q("lead", `{"type":"match_all","negated":true}`), at + "", CodeUnknownMember, matchAll},
 		{"which of an instant", q("lead", fc("created_at", `{"type":"moment_range","before":{"type":"fixed_local_date","value":"2026-01-01T00:00:00Z","which":"end"}}`)), at + "/condition/before", CodeUnknownMember, `{"type":"fixed_local_date","value":"2026-01-01T00:00:00Z"}`},
 
-		{"unknown node", q("lead", `{"type":"field_conditon","field":1}`), at, CodeUnknownNode, `{"type":"field_condition","field":1}`},
+		{"unknown node", q("lead", `{"type":"field_conditoin","field":1}`), at, CodeUnknownNode, `{"type":"field_condition","field":1}`},
 		{"unknown condition", q("lead", fc("title", `{"type":"terms","values":[]}`)), at + "/condition", CodeUnknownCondition, `{"type":"term","values":[]}`},
 		{"invalid", `{"type":`, "", CodeInvalidJSON, ""},
 		{"empty", ``, "", CodeInvalidJSON, ""},

@@ -110,7 +110,7 @@ func (l *layout) position(col int32) int16 {
 		return -1
 	}
 	for int(col) >= len(l.positions) {
-		l.positions = append(l.positions, int16(l.relation.Index((*l.columns)[len(l.positions)]))) //nolint:gosec // at most 1,600 columns
+		l.positions = append(l.positions, int16(l.relation.Index((*l.columns)[len(l.positions)])))
 	}
 	return l.positions[col]
 }
@@ -167,6 +167,7 @@ type place struct{ group, index uint32 }
 // in, or source the compact form of one that once compiled.
 type brokenTrigger struct {
 	Broken
+
 	raw, source string
 	location    uint16
 	poisoned    bool
@@ -240,19 +241,19 @@ func (s *Set) location(loc *time.Location) (uint16, error) {
 	}
 	for i, l := range s.locations {
 		if l == loc {
-			return uint16(i), nil //nolint:gosec // bounded below
+			return uint16(i), nil
 		}
 	}
 	for i, l := range s.locations {
 		if l.String() == loc.String() && reflect.DeepEqual(l, loc) {
-			return uint16(i), nil //nolint:gosec // bounded below
+			return uint16(i), nil
 		}
 	}
 	if len(s.locations) > 1<<16-1 {
 		return 0, errors.New("more than 65,536 time zones")
 	}
 	s.locations = append(s.locations, loc)
-	return uint16(len(s.locations) - 1), nil //nolint:gosec // bounded above
+	return uint16(len(s.locations) - 1), nil
 }
 
 // Put adds a trigger or replaces the one with its ID. When the error is not
@@ -301,11 +302,11 @@ func (s *Set) add(b *brokenTrigger, root *node, problems []Problem) error {
 		mask |= 1 << (slot & 63)
 		return slot
 	})
-	programEnd := uint32(len(code)) //nolint:gosec // a query is at most MaxBytes
+	programEnd := uint32(len(code))
 	code = appendSource(code, root, &s.names)
 	s.code = code
 	added := entry{id: b.TriggerID, version: b.Version, mask: mask, code: string(code), source: programEnd, location: b.location}
-	s.byID[b.TriggerID] = place{g.index, uint32(len(g.triggers))} //nolint:gosec // fewer than 2^32 triggers
+	s.byID[b.TriggerID] = place{g.index, uint32(len(g.triggers))}
 	g.triggers = append(g.triggers, added)
 	return nil
 }
@@ -324,7 +325,7 @@ func (s *Set) group(t *objectType, organization string) *group {
 		s.free = s.free[:n-1]
 		s.groups[g.index] = g
 	} else {
-		g.index = uint32(len(s.groups)) //nolint:gosec // fewer than 2^32 groups
+		g.index = uint32(len(s.groups))
 		s.groups = append(s.groups, g)
 	}
 	t.groups[g.organization] = g.index
@@ -339,7 +340,7 @@ func (g *group) slot(field uint32) uint32 {
 			free = i
 		} else if g.slots[i].field == field {
 			g.slots[i].uses++
-			return uint32(i) //nolint:gosec // bounded by the fields
+			return uint32(i)
 		}
 	}
 	if free < 0 {
@@ -347,7 +348,7 @@ func (g *group) slot(field uint32) uint32 {
 		free = len(g.slots) - 1
 	}
 	g.slots[free] = slotRef{field: field, uses: 1}
-	return uint32(free) //nolint:gosec // as above
+	return uint32(free)
 }
 
 // field gives the index of a field that is in the schema.
@@ -358,7 +359,7 @@ func (t *objectType) field(spec fieldSpec) uint32 {
 	spec.name = string([]byte(spec.name))
 	f := field{spec: spec}
 	t.resolve(&f)
-	i := uint32(len(t.fields)) //nolint:gosec // fewer than 2^32 fields
+	i := uint32(len(t.fields))
 	t.fields = append(t.fields, f)
 	t.fieldID[spec] = i
 	return i
@@ -385,11 +386,11 @@ func (t *objectType) resolve(f *field) (changed bool) {
 func (t *objectType) column(name string) int32 {
 	for i, c := range t.columns {
 		if c == name {
-			return int32(i) //nolint:gosec // at most 1,600 at a time
+			return int32(i)
 		}
 	}
 	t.columns = append(t.columns, string([]byte(name)))
-	return int32(len(t.columns) - 1) //nolint:gosec // as above
+	return int32(len(t.columns) - 1)
 }
 
 // Remove takes a trigger out, live or broken.
@@ -441,7 +442,7 @@ func (s *Set) SetSchema(schema Schema, relation *change.Relation) []Broken {
 	changed := make(map[uint32]bool)
 	for i := range t.fields {
 		if t.resolve(&t.fields[i]) {
-			changed[uint32(i)] = true //nolint:gosec // as in field
+			changed[uint32(i)] = true
 		}
 	}
 	return s.recompile(t, func(g *group, e *entry) bool {
@@ -687,7 +688,7 @@ func (s *Set) isolate(g *group, cause any) {
 				sd = &m.before
 			}
 		}
-		v.start = int32(len(sd.elements)) //nolint:gosec // as in value
+		v.start = int32(len(sd.elements))
 		sd.elements = append(sd.elements, element{tag: tagBroken})
 		v.end = v.start + 1
 		v.unknown = false
@@ -705,7 +706,7 @@ func (s *Set) isolate(g *group, cause any) {
 	}
 	m.counters.Poisoned++
 	delete(s.byID, e.id)
-	s.drop(g, uint32(m.at)) //nolint:gosec // an index
+	s.drop(g, uint32(m.at))
 	s.broken[e.id] = b
 	s.poisoned = append(s.poisoned, b.Broken)
 }

@@ -35,7 +35,7 @@
 //     date are compared as days. Columns of type timestamp (without time zone) are
 //     taken to hold UTC, which is what most frameworks write into them; a JSON
 //     date-time without an offset likewise.
-//   - An empty group (and or or without queries) restricts nothing, like match_all:
+//   - An empty group (and or without queries) restricts nothing, like match_all:
 //     user interfaces export such groups for "no filter yet".
 //   - A value that is not known (a cell that the stream left out) makes the
 //     condition unknown, three-valued (Kleene) from there up. An unknown verdict

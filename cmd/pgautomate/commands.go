@@ -234,8 +234,7 @@ func checkQuery(ctx context.Context, c *catalog.Catalog, query []byte, objectTyp
 		}
 		err = trigger.Check(query, objectType, schema, time.UTC)
 	}
-	var invalid *trigger.ValidationError
-	if errors.As(err, &invalid) {
+	if invalid, ok := errors.AsType[*trigger.ValidationError](err); ok {
 		for _, p := range invalid.Problems {
 			at := p.Pointer
 			if at == "" {

@@ -119,7 +119,7 @@ func exactly(n int) cobra.PositionalArgs {
 // group makes a command that only holds others; called by itself, or with a word
 // it doesn't know, it says so.
 func group(use, short string, sub ...*cobra.Command) *cobra.Command {
-	c := &cobra.Command{Use: use, Short: short, RunE: func(c *cobra.Command, args []string) error {
+	c := &cobra.Command{Use: use, Short: short, RunE: func(c *cobra.Command, _ []string) error {
 		names := make([]string, len(sub))
 		for i, s := range sub {
 			names[i] = s.Name()

@@ -101,10 +101,10 @@ func (a *app) serve(ctx context.Context, cfg pgautomate.Config, only []string, l
 	var listener net.Listener
 	if slices.Contains(only, "server") {
 		var err error
-		if listener, err = net.Listen("tcp", listen); err != nil {
+		if listener, err = new(net.ListenConfig).Listen(ctx, "tcp", listen); err != nil {
 			return fmt.Errorf("the address %s can't be listened on: %w; choose another one with --listen or PGAUTOMATE_LISTEN", listen, err)
 		}
-		defer listener.Close() //nolint:errcheck // closed by the server, or never used
+		defer listener.Close()
 	}
 	var err error
 	if cfg.DatabaseURL, err = a.database(ctx); err != nil {
@@ -212,9 +212,9 @@ func (h health) Feed() server.FeedState {
 	if !found {
 		return server.FeedState{State: "off"}
 	}
-	state := server.FeedState{State: string(s.State), Changes: uint64(s.Changes)} //nolint:gosec // a count
+	state := server.FeedState{State: string(s.State), Changes: uint64(s.Changes)}
 	if s.Busy || s.Waiting > 0 {
-		state.LagBytes = int64(s.Received) - int64(s.Applied) //nolint:gosec // positions
+		state.LagBytes = int64(s.Received) - int64(s.Applied)
 		if !s.LastCommit.IsZero() {
 			state.LagSeconds = time.Since(s.LastCommit).Seconds()
 		}
