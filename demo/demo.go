@@ -109,8 +109,12 @@ func (d *Demo) setUp(ctx context.Context) error {
 	if d.Mailbox, err = mailbox.Start(context.WithoutCancel(ctx), "127.0.0.1:0"); err != nil {
 		return fmt.Errorf("the local mailbox: %w", err)
 	}
+	workers := 50
+	if d.opts.Log != nil {
+		workers = 200 // a log action holds up nothing but its own bookkeeping
+	}
 	d.Engine, err = pgautomate.New(ctx, pgautomate.Config{
-		DatabaseURL: d.opts.DatabaseURL, Logger: quiet, SMTPURL: d.Mailbox.URL(),
+		DatabaseURL: d.opts.DatabaseURL, Logger: quiet, SMTPURL: d.Mailbox.URL(), WorkersPerType: workers,
 		WebhookAllow: []netip.Prefix{netip.MustParsePrefix("127.0.0.1/32")},
 	})
 	if err != nil {
