@@ -11,6 +11,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"strings"
 	"sync"
 
@@ -59,6 +60,7 @@ type Relation struct {
 // Type is one watched table.
 type Type struct {
 	change.Object
+
 	Quoted    string // schema.table, as SQL needs it
 	Columns   []Column
 	Identity  byte // of a partitioned table: FULL only when each of its partitions has it
@@ -205,7 +207,7 @@ func describe(ctx context.Context, q *dbq.Queries, name string) (*Type, error) {
 		return nil, err
 	}
 	for _, col := range columns {
-		oid := uint32(col.TypeOid) //nolint:gosec // an oid
+		oid := uint32(col.TypeOid)
 		t.Columns = append(t.Columns, Column{col.Name, col.TypeName, oid, bases[oid], col.NotNull, col.IsGenerated})
 	}
 	return t, nil
@@ -218,7 +220,7 @@ func baseTypes(ctx context.Context, q *dbq.Queries, oids []int64) (map[uint32]ui
 	}
 	bases := make(map[uint32]uint32, len(rows))
 	for _, r := range rows {
-		bases[uint32(r.Asked)] = uint32(r.Oid) //nolint:gosec // oids
+		bases[uint32(r.Asked)] = uint32(r.Oid)
 	}
 	return bases, nil
 }
@@ -257,22 +259,21 @@ func (c *Catalog) Object(_ context.Context, rel *change.Relation) (*change.Objec
 	return nil, nil //nolint:nilnil // nil says: not watched
 }
 
-// Stale says of a relation of the stream that is no object type whether it may
-// be a partition that the catalog doesn't know as it is now: partitions come and
-// go, and each has a replica identity of its own.
+// Stale says of a relation of the stream that is no object type whether the
+// catalog may be older than it: only watched tables are published, so it is a
+// table that was renamed, or a partition. Those come and go, and each has a
+// replica identity of its own.
 func (c *Catalog) Stale(rel *change.Relation) bool {
 	c.mu.RLock()
 	defer c.mu.RUnlock()
-	partitioned := false
 	for _, t := range c.types {
-		partitioned = partitioned || t.Partitioned
 		for _, p := range t.partitions {
 			if p.schema == rel.Schema && p.name == rel.Name {
 				return p.identity != rel.Identity
 			}
 		}
 	}
-	return partitioned
+	return true
 }
 
 // KeyOnly says whether an old row is but its key. Partitions without the identity
@@ -313,9 +314,7 @@ func (c *Catalog) LayoutSchema(ctx context.Context, o *change.Object, rel *chang
 			return s, err
 		}
 		c.mu.Lock()
-		for asked, base := range bases {
-			c.base[asked] = base
-		}
+		maps.Copy(c.base, bases)
 		c.mu.Unlock()
 	}
 	c.mu.RLock()

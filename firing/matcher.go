@@ -17,6 +17,7 @@ import (
 	"log/slog"
 	"slices"
 	"strconv"
+	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -73,12 +74,14 @@ type Matcher struct {
 	loaded   bool
 	verify   bool // the connection is new: is what is loaded still the checkpoint's?
 	position change.EndLSN
+	renamed  atomic.Bool // the stream showed a table that is not watched: are the watched ones still there?
 
 	layouts    map[*change.Relation]struct{}
 	identities map[string]byte // by object type
 	partitions map[string]struct{}
-	pipelines  map[string]bool // object types with pipelines; per batch
-	poisoned   map[int64]int32 // triggers that are off because their evaluation failed, with their versions
+	pipelines  map[string]bool   // object types with pipelines; per batch
+	unusable   map[string]string // object types whose rows belong to nobody, and why
+	poisoned   map[int64]int32   // triggers that are off because their evaluation failed, with their versions
 
 	matched   []trigger.Firing
 	documents documents
@@ -125,6 +128,7 @@ func (m *Matcher) Object(ctx context.Context, rel *change.Relation) (*change.Obj
 	if err := m.Catalog.Reload(ctx); err != nil {
 		return nil, err
 	}
+	m.renamed.Store(true)
 	return m.Catalog.Object(ctx, rel)
 }
 
@@ -141,7 +145,8 @@ func (m *Matcher) Reload(ctx context.Context) error {
 // now; the stream corrects the latter where it is behind.
 func (m *Matcher) load(ctx context.Context, q *dbq.Queries) error {
 	start := time.Now()
-	set := trigger.NewSet()
+	m.set = trigger.NewSet()
+	m.unusable = map[string]string{}
 	m.layouts = map[*change.Relation]struct{}{}
 	m.identities = map[string]byte{}
 	m.poisoned = map[int64]int32{}
@@ -151,18 +156,15 @@ func (m *Matcher) load(ctx context.Context, q *dbq.Queries) error {
 	}
 	for _, name := range types {
 		t := m.Catalog.Type(name)
-		schema, err := m.Catalog.LayoutSchema(ctx, &t.Object, t.Layout())
-		if err != nil {
+		if err := m.columns(ctx, &t.Object, t.Layout(), nil); err != nil {
 			return err
 		}
-		set.SetSchema(schema, nil)
 		m.identity(name, t.Identity, t.AlterIdentity())
 	}
 	rows, err := q.LiveTriggers(ctx)
 	if err != nil {
 		return fmt.Errorf("live triggers: %w", err)
 	}
-	m.set = set
 	zones, err := q.OrganizationTimeZones(ctx)
 	if err != nil {
 		return fmt.Errorf("time zones: %w", err)
@@ -185,7 +187,7 @@ func (m *Matcher) load(ctx context.Context, q *dbq.Queries) error {
 	}
 	m.loaded, m.verify = true, false
 	m.observeLive()
-	m.Logger.InfoContext(ctx, "triggers loaded", "live", set.Len(), "broken", len(set.Broken()), "took", time.Since(start).Round(time.Millisecond))
+	m.Logger.InfoContext(ctx, "triggers loaded", "live", m.set.Len(), "broken", len(m.set.Broken()), "took", time.Since(start).Round(time.Millisecond))
 	return nil
 }
 
@@ -284,10 +286,29 @@ func (m *Matcher) current(ctx context.Context, q *dbq.Queries) error {
 		}
 		m.loaded = false
 	}
-	if m.loaded {
+	if !m.loaded {
+		return m.load(ctx, q)
+	}
+	if !m.renamed.Swap(false) {
 		return nil
 	}
-	return m.load(ctx, q)
+	changed, err := m.typesChanged(ctx)
+	if err != nil || !changed {
+		return err
+	}
+	return m.refreshTypes(ctx)
+}
+
+// typesChanged says whether watched tables were found gone, or are back.
+func (m *Matcher) typesChanged(ctx context.Context) (bool, error) {
+	types, err := m.Catalog.Types(ctx)
+	if err != nil {
+		return false, err
+	}
+	return len(types) != len(m.identities) || slices.ContainsFunc(types, func(name string) bool {
+		_, known := m.identities[name]
+		return !known
+	}), nil
 }
 
 // refreshTypes brings newly watched types in and drops unwatched ones.
@@ -299,20 +320,41 @@ func (m *Matcher) refreshTypes(ctx context.Context) error {
 	}
 	for name := range m.identities {
 		if !slices.Contains(types, name) {
-			m.broken(m.set.DropSchema(name))
+			for _, b := range m.set.DropSchema(name) {
+				m.marker.mark(b.TriggerID, b.Version, "invalid", catalog.NotWatched(name).Error())
+			}
 			delete(m.identities, name)
 		}
 	}
 	for _, name := range types {
 		t := m.Catalog.Type(name)
-		schema, err := m.Catalog.LayoutSchema(ctx, &t.Object, t.Layout())
-		if err != nil {
+		if err := m.columns(ctx, &t.Object, t.Layout(), nil); err != nil {
 			return err
 		}
-		m.broken(m.set.SetSchema(schema, nil))
-		m.recovered()
 		m.identity(t.Type, t.Identity, t.AlterIdentity())
 	}
+	return nil
+}
+
+// columns makes a table's columns known; streamed is the stream's layout, if
+// they come from there.
+func (m *Matcher) columns(ctx context.Context, o *change.Object, rel, streamed *change.Relation) error {
+	if o.Organization != "" && rel.Index(o.Organization) < 0 {
+		why := fmt.Sprintf("table %s has no column %s any more, which held the organization: run `pgautomate watch %s --as %s --organization COLUMN`",
+			rel, o.Organization, rel, o.Type)
+		m.unusable[o.Type] = why
+		for _, b := range m.set.DropSchema(o.Type) {
+			m.marker.mark(b.TriggerID, b.Version, "invalid", why)
+		}
+		return nil
+	}
+	delete(m.unusable, o.Type)
+	schema, err := m.Catalog.LayoutSchema(ctx, o, rel)
+	if err != nil {
+		return err
+	}
+	m.broken(m.set.SetSchema(schema, streamed))
+	m.recovered()
 	return nil
 }
 
@@ -321,12 +363,9 @@ func (m *Matcher) layout(ctx context.Context, o *change.Object, rel *change.Rela
 	if _, known := m.layouts[rel]; known {
 		return nil
 	}
-	schema, err := m.Catalog.LayoutSchema(ctx, o, rel)
-	if err != nil {
+	if err := m.columns(ctx, o, rel, rel); err != nil {
 		return err
 	}
-	m.broken(m.set.SetSchema(schema, rel))
-	m.recovered()
 	identity, alter := rel.Identity, "ALTER TABLE "+rel.String()+" REPLICA IDENTITY FULL"
 	if t := m.Catalog.Type(o.Type); t != nil {
 		alter = t.AlterIdentity()
@@ -409,7 +448,9 @@ func (m *Matcher) put(d definition) {
 	})
 	if err != nil {
 		text := err.Error()
-		if m.Catalog.Type(d.objectType) == nil {
+		if why := m.unusable[d.objectType]; why != "" {
+			text = why
+		} else if m.Catalog.Type(d.objectType) == nil {
 			text = catalog.NotWatched(d.objectType).Error()
 		}
 		m.marker.mark(d.id, d.version, "invalid", text)
