@@ -297,3 +297,46 @@ func TestAlteredTable(t *testing.T) {
 		})
 	}
 }
+
+// The table itself is renamed, or the column that tells whose a row is: its
+// triggers say so, and are whole again when it is back.
+func TestRenamedTable(t *testing.T) {
+	t.Parallel()
+	tests := []struct{ name, away, insert, says, back string }{
+		{
+			"organization column", `ALTER TABLE lead RENAME organization_id TO org`, `INSERT INTO lead (org, status_id) VALUES ('a', 'C')`,
+			"--organization", `ALTER TABLE lead RENAME org TO organization_id`,
+		},
+		{
+			"table", `ALTER TABLE lead RENAME TO prospect`, `INSERT INTO prospect (organization_id, status_id) VALUES ('a', 'C')`,
+			"not watched", `ALTER TABLE prospect RENAME TO lead`,
+		},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t)
+			w.crm()
+			w.run()
+			id, other := w.trigger("a", "customers", "lead", qs("C")), w.trigger("a", "CEOs", "contact", and("contact", field("contact", "title", exact("CEO"))))
+			w.exec(tt.away)
+			w.exec(tt.insert)
+			w.exec(`INSERT INTO contact (organization_id, title) VALUES ('a', 'CEO')`)
+			w.settle()
+			w.hasStatus(id, "invalid")
+			if e := w.errorOf(id); !strings.Contains(e, tt.says) {
+				t.Errorf("the error is %q", e)
+			}
+			if x, y := w.firings(id, ""), w.firings(other, ""); x != 0 || y != 1 {
+				t.Errorf("%d firings, and %d of the other trigger, want 0 and 1", x, y)
+			}
+			w.exec(tt.back)
+			w.exec(`INSERT INTO lead (id, organization_id, status_id) VALUES (77, 'a', 'C')`)
+			w.settle()
+			w.hasStatus(id, "active")
+			if n := w.firings(id, "77"); n != 1 {
+				t.Errorf("%d firings when all is as it was, want 1", n)
+			}
+		})
+	}
+}
