@@ -1,0 +1,276 @@
+package scheduler
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"testing"
+	"time"
+
+	"pgregory.net/rapid"
+
+	"github.com/pgautomate/pgautomate/db/dbq"
+)
+
+// budgetModel is an organization as the database sees it: what is queued, what
+// runs, when what started; and the slices in which starts are counted.
+type budgetModel struct {
+	now             int64 // any unit
+	per             int64
+	maxStarts       *int32
+	maxRunning      *int32
+	queued, running int64
+	starts          []int64 // times
+	slices          map[int64]int64
+	changedAt       int64 // when a limit last became lower, or the window longer
+}
+
+const slicesPerWindow = 64
+
+// budget is what LaneHeads reads.
+func (m *budgetModel) budget() Budget {
+	b := Budget{MaxStarts: m.maxStarts, MaxRunning: m.maxRunning, Queued: m.queued, Running: m.running}
+	for end, n := range m.slices {
+		if end > m.now-m.per {
+			b.Starts += n
+		}
+	}
+	return b
+}
+
+// start is what StartActions and CountStarts do.
+func (m *budgetModel) start() {
+	m.queued, m.running = m.queued-1, m.running+1
+	m.starts = append(m.starts, m.now)
+	if m.maxStarts != nil {
+		width := m.per / slicesPerWindow
+		m.slices[m.now/width*width+width]++
+	}
+}
+
+func limitOf(t *rapid.T, name string) *int32 {
+	if !rapid.Bool().Draw(t, name+"?") {
+		return nil
+	}
+	n := int32(rapid.IntRange(0, 12).Draw(t, name))
+	return &n
+}
+
+// TestThrottleHolds: whatever happens between a claim and a start, no window
+// holds more starts than the limit, and never more than MaxRunning are under way.
+func TestThrottleHolds(t *testing.T) {
+	t.Parallel()
+	rapid.Check(t, func(t *rapid.T) {
+		per := int64(slicesPerWindow * rapid.IntRange(1, 20).Draw(t, "slice"))
+		m := &budgetModel{per: per, maxStarts: limitOf(t, "starts"), maxRunning: limitOf(t, "running"), slices: map[int64]int64{}}
+		since := int64(0) // the limits in force since
+		check := func() {
+			if m.maxRunning != nil && m.queued+m.running > int64(*m.maxRunning) {
+				t.Fatalf("%d queued and %d running, limit %d", m.queued, m.running, *m.maxRunning)
+			}
+			if m.maxStarts == nil {
+				return
+			}
+			for i, at := range m.starts {
+				if at < since {
+					continue
+				}
+				n := 0
+				for _, other := range m.starts[i:] {
+					if other < at+per {
+						n++
+					}
+				}
+				if n > int(*m.maxStarts) {
+					t.Fatalf("%d starts from %d on within %d, limit %d (starts %v)", n, at, per, *m.maxStarts, m.starts)
+				}
+			}
+		}
+		t.Repeat(map[string]func(*rapid.T){
+			"time passes": func(t *rapid.T) { m.now += rapid.Int64Range(1, per+per/3).Draw(t, "by") },
+			"claim": func(t *rapid.T) {
+				want := rapid.IntRange(1, 20).Draw(t, "want")
+				b := m.budget()
+				n := min(want, b.Allowance())
+				if n == 0 && b.Held() == NotHeld {
+					t.Fatalf("nothing allowed and not held: %+v", b)
+				}
+				if n > 0 && b.Held() != NotHeld {
+					t.Fatalf("%d allowed and held: %+v", n, b)
+				}
+				// Two lanes of one budget in a claim take from what is left.
+				first := rapid.IntRange(0, n).Draw(t, "first")
+				if rest := b.Take(first).Allowance(); rest != Unlimited && first+rest < n {
+					t.Fatalf("%d taken leaves %d of %d", first, rest, n)
+				}
+				m.queued += int64(n)
+			},
+			"start": func(t *rapid.T) {
+				for range rapid.IntRange(1, 5).Draw(t, "n") {
+					if m.queued > 0 {
+						m.start()
+					}
+				}
+			},
+			"end": func(*rapid.T) {
+				if m.running > 0 {
+					m.running--
+				}
+			},
+			"cancel": func(*rapid.T) {
+				if m.queued > 0 {
+					m.queued--
+				}
+			},
+			"a higher limit": func(*rapid.T) {
+				if m.maxStarts != nil {
+					n := *m.maxStarts + 3
+					m.maxStarts = &n
+				}
+			},
+			"a lower limit": func(t *rapid.T) {
+				// Holds for windows that begin once what was queued before has started.
+				if m.maxStarts == nil || *m.maxStarts < 2 {
+					t.Skip()
+				}
+				n := *m.maxStarts / 2
+				m.maxStarts = &n
+				for m.queued > 0 {
+					m.start()
+				}
+				m.now++
+				since = m.now
+			},
+			"": func(*rapid.T) { check() },
+		})
+	})
+}
+
+// TestThrottleIsUsed: who claims what is allowed as soon as it is allowed gets
+// the limit's worth, less what the slices' width costs: a 64th.
+func TestThrottleIsUsed(t *testing.T) {
+	t.Parallel()
+	for _, limit := range []int32{1, 7, 600} {
+		m := &budgetModel{per: 6400, maxStarts: &limit, slices: map[int64]int64{}}
+		const windows = 20
+		for ; m.now < windows*m.per; m.now += 10 {
+			for n := m.budget().Allowance(); n > 0; n-- {
+				m.queued++
+				m.start()
+				m.running--
+			}
+		}
+		want := float64(windows) * float64(limit) * 64 / 66
+		if got := len(m.starts); float64(got) < want || got > windows*int(limit) {
+			t.Errorf("limit %d: %d starts in %d windows, want %.0f to %d", limit, got, windows, want, windows*int(limit))
+		}
+	}
+}
+
+func TestShare(t *testing.T) {
+	t.Parallel()
+	rapid.Check(t, func(t *rapid.T) {
+		room, takers := rapid.IntRange(-5, 500).Draw(t, "room"), rapid.IntRange(0, 500).Draw(t, "takers")
+		n := share(room, takers)
+		switch {
+		case room <= 0 || takers == 0:
+			if n != 0 {
+				t.Fatalf("share(%d, %d) = %d", room, takers, n)
+			}
+		case n < 1:
+			t.Fatalf("share(%d, %d) = %d: nobody may go without", room, takers, n)
+		case takers <= room && n*takers > room, takers > room && n != 1:
+			t.Fatalf("share(%d, %d) = %d: more than there is", room, takers, n)
+		case takers <= room && room-n*takers >= takers:
+			t.Fatalf("share(%d, %d) = %d: less than there is", room, takers, n)
+		}
+	})
+}
+
+func TestNextAt(t *testing.T) {
+	t.Parallel()
+	now := time.Date(2028, 3, 1, 12, 0, 0, 0, time.UTC)
+	at := func(d time.Duration) *time.Time { v := now.Add(d); return &v }
+	limit := func(n int32) *int32 { return &n }
+	s := &Scheduler{LimitsAfter: 5 * time.Second}
+	for name, c := range map[string]struct {
+		row  dbq.LaneHeadsRow
+		want time.Time
+	}{
+		"nothing":                          {dbq.LaneHeadsRow{}, never},
+		"parked":                           {dbq.LaneHeadsRow{PendingAt: at(time.Hour)}, now.Add(time.Hour)},
+		"a timer":                          {dbq.LaneHeadsRow{TimerAt: at(time.Minute)}, now.Add(time.Minute)},
+		"a timer before what is parked":    {dbq.LaneHeadsRow{PendingAt: at(time.Hour), TimerAt: at(time.Minute)}, now.Add(time.Minute)},
+		"what is parked before a timer":    {dbq.LaneHeadsRow{PendingAt: at(time.Second), TimerAt: at(time.Minute)}, now.Add(time.Second)},
+		"due, not held: at once":           {dbq.LaneHeadsRow{PendingAt: at(-time.Hour), TimerAt: at(time.Minute)}, now},
+		"due now":                          {dbq.LaneHeadsRow{PendingAt: at(0)}, now},
+		"held by starts, free soon":        {dbq.LaneHeadsRow{PendingAt: at(0), MaxStarts: limit(5), Starts: 5, FreesAt: *at(2 * time.Second)}, now.Add(2 * time.Second)},
+		"held by starts, free late":        {dbq.LaneHeadsRow{PendingAt: at(0), MaxStarts: limit(5), Starts: 5, FreesAt: *at(time.Hour)}, now.Add(5 * time.Second)},
+		"held by starts, a timer before":   {dbq.LaneHeadsRow{PendingAt: at(0), TimerAt: at(time.Second), MaxStarts: limit(5), Starts: 5, FreesAt: *at(time.Hour)}, now.Add(time.Second)},
+		"held by what is queued":           {dbq.LaneHeadsRow{PendingAt: at(0), MaxStarts: limit(5), Starts: 1, Queued: 4, FreesAt: *at(time.Hour)}, now.Add(200 * time.Millisecond)},
+		"held by what runs":                {dbq.LaneHeadsRow{PendingAt: at(0), MaxRunning: limit(3), Running: 3}, now.Add(200 * time.Millisecond)},
+		"paused":                           {dbq.LaneHeadsRow{PendingAt: at(0), MaxStarts: limit(0)}, now.Add(5 * time.Second)},
+		"paused by what may run":           {dbq.LaneHeadsRow{PendingAt: at(0), MaxRunning: limit(0)}, now.Add(5 * time.Second)},
+		"paused, nothing due yet":          {dbq.LaneHeadsRow{PendingAt: at(time.Hour), MaxStarts: limit(0)}, now.Add(time.Hour)},
+		"limits with room":                 {dbq.LaneHeadsRow{PendingAt: at(0), MaxStarts: limit(5), Starts: 3, Queued: 1, MaxRunning: limit(9), Running: 7}, now},
+		"held by starts of a lower limit":  {dbq.LaneHeadsRow{PendingAt: at(0), MaxStarts: limit(5), Starts: 50, FreesAt: *at(time.Second)}, now.Add(time.Second)},
+		"due in the past, timer in it too": {dbq.LaneHeadsRow{PendingAt: at(-time.Hour), TimerAt: at(-time.Minute)}, now},
+	} {
+		c.row.Now = now
+		l := &lane{LaneHeadsRow: c.row}
+		want := c.want
+		if name == "due in the past, timer in it too" {
+			want = now
+		}
+		if got := l.nextAt(s); !got.Equal(want) && (!got.Before(now) || !want.Equal(now)) {
+			t.Errorf("%s: %s, want %s", name, got, want)
+		}
+	}
+}
+
+// TestBatcher: everybody gets his own answer, also in batches, errors and after
+// the end.
+func TestBatcher(t *testing.T) {
+	t.Parallel()
+	var sizes []int
+	gate := make(chan struct{})
+	b := NewBatcher(10, 1, func(_ context.Context, in []int) ([]int, error) {
+		<-gate
+		sizes = append(sizes, len(in))
+		out := make([]int, len(in))
+		for i, v := range in {
+			if v < 0 {
+				return nil, fmt.Errorf("%d", v)
+			}
+			out[i] = 2 * v
+		}
+		return out, nil
+	})
+	answers := make(chan error, 100)
+	for i := range 50 {
+		go func() {
+			got, err := b.Do(t.Context(), i)
+			if err == nil && got != 2*i {
+				err = fmt.Errorf("%d became %d", i, got)
+			}
+			answers <- err
+		}()
+	}
+	close(gate)
+	for range 50 {
+		if err := <-answers; err != nil {
+			t.Error(err)
+		}
+	}
+	if _, err := b.Do(t.Context(), -1); err == nil || err.Error() != "-1" {
+		t.Errorf("an error came as %v", err)
+	}
+	b.Stop()
+	b.Stop()
+	if _, err := b.Do(t.Context(), 1); err == nil {
+		t.Error("it works on after its end")
+	}
+	if slices.Max(sizes) > 10 {
+		t.Errorf("batches of %v, want at most 10", sizes)
+	}
+}
