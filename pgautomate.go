@@ -70,7 +70,7 @@ type Config struct {
 	Parts []Part
 	// Queues limits the workers to these action types; default all that are registered.
 	Queues []string
-	// WorkersPerType is how many actions of one type run at once; default 50.
+	// WorkersPerType is how many actions of one type run at once; default 100.
 	WorkersPerType int
 
 	// Slot is the replication slot; default pgautomate_<database>.
@@ -198,7 +198,7 @@ func (c Config) withDefaults() Config {
 	if c.Parts == nil {
 		c.Parts = []Part{FeedPart, SchedulerPart, WorkersPart}
 	}
-	setDefault(&c.WorkersPerType, 50)
+	setDefault(&c.WorkersPerType, 100)
 	setDefault(&c.ActionTimeout, 5*time.Minute)
 	setDefault(&c.VisibleWithin, 5*time.Minute)
 	setDefault(&c.DeadAfter, 30*time.Second)

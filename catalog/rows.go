@@ -67,8 +67,7 @@ func decode(raw []byte) (map[string]any, error) {
 // rowError sorts the database's refusals: bad values are permanent, the rest
 // may go away.
 func rowError(what string, err error) error {
-	var pg *pgconn.PgError
-	if errors.As(err, &pg) {
+	if pg, ok := errors.AsType[*pgconn.PgError](err); ok {
 		switch pg.Code[:2] {
 		case "22", "23", "42":
 			return jobs.Permanentf("%s: %s", what, pg.Message)
@@ -85,7 +84,7 @@ func (c *Catalog) UpdateRow(ctx context.Context, tx pgx.Tx, a *jobs.Action, obje
 		return 0, jobs.Permanent(NotWatched(a.ObjectType))
 	}
 	t, where := own, own.byID("t", 2)
-	if object != "" && object != "lead" && object != "object" && object != a.ObjectType {
+	if !c.own(object, a.ObjectType) {
 		at := slices.IndexFunc(own.Relations, func(r Relation) bool { return r.RelatedType == object })
 		if t = c.Type(object); t == nil || at < 0 {
 			return 0, jobs.Permanentf("update_row: %q is not related to %q: it is %s", object, a.ObjectType, related(own))
@@ -110,6 +109,19 @@ func (c *Catalog) UpdateRow(ctx context.Context, tx pgx.Tx, a *jobs.Action, obje
 		return 0, fmt.Errorf("%s %s in table %s: %w", a.ObjectType, a.LeadID, t.Quoted, jobs.ErrNotVisible)
 	}
 	return tag.RowsAffected(), nil
+}
+
+// own says whether a name means an action's own object: "lead" does, unless the
+// object is of another type and "lead" is one too.
+func (c *Catalog) own(object, objectType string) bool {
+	switch object {
+	case "", "object", objectType:
+		return true
+	case "lead":
+		return c.Type("lead") == nil
+	default:
+		return false
+	}
 }
 
 // InsertRow adds a row to a watched table, named by its table or its type.

@@ -1,7 +1,7 @@
 -- What the feed's transaction writes besides COPY, and what a firing's worker reads.
 
 -- name: FiringIDs :many
-SELECT nextval(pg_get_serial_sequence('pgautomate.trigger_firings', 'id'))::bigint AS id FROM generate_series(1, @n::integer);
+SELECT nextval('pgautomate.trigger_firings_id_seq')::bigint AS id FROM generate_series(1, @n::integer);
 
 -- name: EnsureFiringPartition :exec
 SELECT pgautomate.ensure_firing_partition(@day::date);

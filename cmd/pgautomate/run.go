@@ -64,7 +64,7 @@ to a local mailbox).`,
 	c.Flags().StringSliceVar(&only, "only", nil, "run only these `parts`: "+strings.Join(parts, ", "))
 	c.Flags().StringSliceVar(&queues, "queues", nil, "work only these `action types`")
 	c.Flags().StringVar(&listen, "listen", env("PGAUTOMATE_LISTEN", "127.0.0.1:8080"), "HTTP `address` (PGAUTOMATE_LISTEN)")
-	c.Flags().IntVar(&workers, "workers", 50, "actions of one type that run at once")
+	c.Flags().IntVar(&workers, "workers", 100, "actions of one type that run at once")
 	c.Flags().StringVar(&slot, "slot", "", "`name` of the replication slot (default pgautomate_<database>)")
 	return c
 }

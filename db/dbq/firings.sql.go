@@ -65,7 +65,7 @@ func (q *Queries) EnsureFiringPartition(ctx context.Context, day pgtype.Date) er
 
 const firingIDs = `-- name: FiringIDs :many
 
-SELECT nextval(pg_get_serial_sequence('pgautomate.trigger_firings', 'id'))::bigint AS id FROM generate_series(1, $1::integer)
+SELECT nextval('pgautomate.trigger_firings_id_seq')::bigint AS id FROM generate_series(1, $1::integer)
 `
 
 // What the feed's transaction writes besides COPY, and what a firing's worker reads.
