@@ -391,7 +391,7 @@ func (e *Engine) feedConfig() feed.Config {
 	checkpoints := feed.NewCheckpoints(e.feedPool, slot)
 	e.matcher = firing.New(firing.Config{
 		Pool: e.feedPool, River: e.river, Catalog: e.catalog, Checkpoints: checkpoints, Logger: e.logger,
-		Observer: e.metrics, Zones: e.zones, MaxDepth: e.cfg.MaxDepth,
+		Observer: e.metrics, MaxDepth: e.cfg.MaxDepth,
 	})
 	return feed.Config{
 		Conn: e.cfg.DatabaseURL, Slot: slot, Publication: catalog.Publication,

@@ -212,7 +212,7 @@ func testBadInput(t *testing.T, binary string) { //nolint:thelper // a test
 		{"the engine's own table", db.URL, []string{"watch", "pgautomate.triggers"}, 1, []string{"own table"}},
 		{"unwatch what isn't watched", db.URL, []string{"unwatch", "keyless"}, 1, []string{"not watched"}},
 
-		{"query with problems", db.URL, []string{"trigger", "check", write("query.json", and("lead", field("lead", "statusid", exists)))}, 1, []string{"1 problem", "see above"}},
+		{"query with problems", db.URL, []string{"trigger", "check", write("query.json", and("lead", field("lead", "statusid", exists)))}, 1, []string{"problems: 1", "see above"}},
 		{"query of a type that isn't watched", db.URL, []string{"trigger", "check", write("deal.json", and("deal"))}, 1, []string{"pgautomate watch"}},
 		{"query that isn't JSON", db.URL, []string{"trigger", "check", write("broken.json", "{nonsense")}, 1, []string{"see above"}},
 		{"query file that isn't there", db.URL, []string{"trigger", "check", filepath.Join(dir, "none.json")}, 1, []string{"none.json"}},

@@ -273,8 +273,7 @@ func relate(ctx context.Context, q *dbq.Queries) error {
 
 // explain turns a failed statement into a line that says what to do.
 func explain(statement string, err error) error {
-	var pg *pgconn.PgError
-	if errors.As(err, &pg) {
+	if pg, ok := errors.AsType[*pgconn.PgError](err); ok {
 		switch pg.Code {
 		case "42501":
 			return fmt.Errorf("%s: %s; run it as the table's owner, then watch again", statement, pg.Message)

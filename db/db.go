@@ -104,6 +104,9 @@ func Migrate(ctx context.Context, pool *pgxpool.Pool, logger *slog.Logger) error
 			return fmt.Errorf("migrations of River: %w", err)
 		}
 		return withGoose(pool, func(p *goose.Provider) error {
+			if current, target, err := p.GetVersions(ctx); err == nil && current > target {
+				return tooNew(current, target)
+			}
 			results, err := p.Up(ctx)
 			for _, r := range results {
 				logger.Info("migration applied", "file", r.Source.Path, "took", r.Duration)
@@ -203,7 +206,7 @@ func CheckSchema(ctx context.Context, pool *pgxpool.Pool, logger *slog.Logger) e
 			return fmt.Errorf("migration status: %w", err)
 		}
 		if current > target {
-			return fmt.Errorf("%w: the database's schema is version %d, this binary knows %d: run a newer pgautomate", ErrSchema, current, target)
+			return tooNew(current, target)
 		}
 		if current < target {
 			return fmt.Errorf("%w: the database's schema is version %d, this binary needs %d: run `pgautomate migrate up`", ErrSchema, current, target)
@@ -221,6 +224,10 @@ func CheckSchema(ctx context.Context, pool *pgxpool.Pool, logger *slog.Logger) e
 		}
 		return nil
 	})
+}
+
+func tooNew(current, target int64) error {
+	return fmt.Errorf("%w: the database's schema is version %d, this binary knows %d: run a newer pgautomate", ErrSchema, current, target)
 }
 
 func schemaExists(ctx context.Context, pool *pgxpool.Pool) (bool, error) {

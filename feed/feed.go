@@ -245,7 +245,7 @@ func (f *Feed) Run(ctx context.Context) error {
 			f.setState(StateStopped, nil)
 			return nil //nolint:nilerr // asked to stop: what broke off on the way is no matter
 		case isPermanent(err):
-			f.log.Error("feed stopped", "error", err)
+			f.log.Debug("feed stopped", "error", err) // Run returns it: one line is enough
 			f.setState(StateStopped, err)
 			return err
 		}

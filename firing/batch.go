@@ -133,7 +133,7 @@ func (b *batch) match(ctx context.Context, c *change.Commit, ch *change.Change, 
 	b.counters.Add(counters)
 	if err != nil {
 		b.notes.add(c, "undecodable", 1, map[string]any{"table": ch.Object.String(), "object_id": ch.ID, "problem": err.Error()})
-		return nil
+		return nil //nolint:nilerr // a poison change is noted and passed over
 	}
 	for _, p := range b.set.TakePoisoned() {
 		b.poisoned[p.TriggerID] = p.Version
@@ -141,10 +141,10 @@ func (b *batch) match(ctx context.Context, c *change.Commit, ch *change.Change, 
 		b.marker.mark(p.TriggerID, p.Version, "invalid", "its evaluation failed, it is switched off until it is saved again: "+p.Err.Error())
 	}
 	if counters.TypeMismatch > 0 {
-		b.notes.sum(c, "type_mismatch", int(counters.TypeMismatch), ch.Object.Type) //nolint:gosec // small
+		b.notes.sum(c, "type_mismatch", int(counters.TypeMismatch), ch.Object.Type)
 	}
 	if counters.Indeterminate > 0 {
-		b.notes.sum(c, "indeterminate", int(counters.Indeterminate), ch.Object.Type) //nolint:gosec // small
+		b.notes.sum(c, "indeterminate", int(counters.Indeterminate), ch.Object.Type)
 	}
 	if len(matched) == 0 {
 		return nil
@@ -375,7 +375,7 @@ func parseDefinition(ch *change.Change) (definition, error) {
 		case "version":
 			var v int64
 			v, err = strconv.ParseInt(text, 10, 32)
-			d.version = int32(v) //nolint:gosec // 32 bits were asked for
+			d.version = int32(v)
 		case "organization_id":
 			d.organization = text
 		case "name":
@@ -404,7 +404,7 @@ func (b *batch) write(ctx context.Context, least int) error {
 	if n == 0 || n < least {
 		return nil
 	}
-	ids, err := b.q.FiringIDs(ctx, int32(n)) //nolint:gosec // some thousands
+	ids, err := b.q.FiringIDs(ctx, int32(n))
 	if err != nil {
 		return fmt.Errorf("firing ids: %w", err)
 	}
@@ -443,7 +443,7 @@ func (b *batch) enqueue(ctx context.Context) error {
 		return nil
 	}
 	if _, err := b.River.InsertManyFastTx(ctx, b.tx, b.carriers); err != nil {
-		return fmt.Errorf("River jobs: %w", err)
+		return fmt.Errorf("jobs of River: %w", err)
 	}
 	b.carriers = b.carriers[:0]
 	return nil

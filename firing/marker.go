@@ -63,9 +63,9 @@ func (m *marker) flush() {
 	m.mu.Lock()
 	m.ready = append(m.ready, m.gathered...)
 	m.gathered = nil
-	any := len(m.ready) > 0
+	some := len(m.ready) > 0
 	m.mu.Unlock()
-	if any {
+	if some {
 		select {
 		case m.wake <- struct{}{}:
 		default:

@@ -56,10 +56,6 @@ type Config struct {
 	Checkpoints *feed.Checkpoints
 	Logger      *slog.Logger
 	Observer    Observer
-	// Zones gives organizations' time zones.
-	Zones interface {
-		Location(organization string) *time.Location
-	}
 	// MaxDepth is the cap of chains; 0 is DefaultMaxDepth.
 	MaxDepth int
 }

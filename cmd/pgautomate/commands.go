@@ -177,7 +177,7 @@ func (a *app) doctor() *cobra.Command {
 				fmt.Println("all is well")
 				return nil
 			}
-			return fmt.Errorf("%d problems, see above", len(problems))
+			return fmt.Errorf("problems: %d, see above", len(problems))
 		},
 	}
 }
@@ -245,7 +245,7 @@ func checkQuery(ctx context.Context, c *catalog.Catalog, query []byte, objectTyp
 				fmt.Printf("    nearest: %s\n", p.Nearest)
 			}
 		}
-		return fmt.Errorf("the query has %d problems, see above", len(invalid.Problems))
+		return fmt.Errorf("the query can't be used; problems: %d, see above", len(invalid.Problems))
 	}
 	if err != nil {
 		return err
