@@ -131,7 +131,7 @@ func (g *gauges) Collect(ch chan<- prometheus.Metric) {
 
 // refreshMetrics reads the gauges.
 func (e *Engine) refreshMetrics(ctx context.Context) error {
-	rows, err := e.pool.Query(ctx, "SELECT action_type, sum(due)::bigint FROM pgautomate.action_queue WHERE reason IS NOT NULL GROUP BY 1")
+	rows, err := e.pool.Query(ctx, "SELECT action_type, sum(held)::bigint FROM pgautomate.action_queue WHERE held > 0 GROUP BY 1")
 	if err != nil {
 		return err
 	}

@@ -77,7 +77,7 @@ func TestP27ThrottleAndNeighbour(t *testing.T) {
 	// A DBA sees why.
 	got := one[string](w, `SELECT concat_ws('|', due, parked, running, held, reason, next_eligible_at BETWEEN now() AND now() + interval '1 minute')
 		FROM pgautomate.action_queue WHERE organization_id = 'a'`)
-	if got != "15400|0|0|0|throttle: 600 starts in any 00:01:00|t" {
+	if got != "15400|0|0|15400|throttle: 600 starts in any 00:01:00|t" {
 		t.Errorf("action_queue says %s", got)
 	}
 

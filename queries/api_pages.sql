@@ -17,7 +17,7 @@ SELECT severity::text AS severity, subject::text AS subject, problem::text AS pr
 
 -- name: ApiActionQueue :many
 SELECT organization_id::text AS organization_id, action_type::text AS action_type, due::bigint AS due, parked::bigint AS parked,
-       running::bigint AS running, held::bigint AS held,
+       queued::bigint AS queued, running::bigint AS running, held::bigint AS held,
        coalesce(reason, '')::text AS reason, coalesce(next_eligible_at, 'epoch')::timestamptz AS next_eligible_at
   FROM pgautomate.action_queue
  ORDER BY due DESC, running DESC, parked DESC, organization_id, action_type

@@ -61,7 +61,8 @@ SELECT n.nspname::text AS schema_name, c.relname::text AS table_name,
 
 -- name: TableColumns :many
 SELECT a.attname::text AS name, a.atttypid::bigint AS type_oid, format_type(a.atttypid, a.atttypmod)::text AS type_name,
-       coalesce(a.attnotnull, false)::boolean AS not_null, (a.attgenerated <> '')::boolean AS is_generated
+       coalesce(a.attnotnull, false)::boolean AS not_null, (a.attgenerated <> '')::boolean AS is_generated,
+       (a.attgenerated = 'v')::boolean AS is_virtual
   FROM pg_catalog.pg_attribute a
  WHERE a.attrelid = (@oid::bigint)::oid AND a.attnum > 0 AND NOT a.attisdropped
  ORDER BY a.attnum;
@@ -131,3 +132,9 @@ SELECT format('%I.%I', n.nspname, c.relname)::text AS quoted
   JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
  WHERE p.pubname = @name::text
    AND (to_jsonb(r) ->> 'prqual' IS NOT NULL OR to_jsonb(r) ->> 'prattrs' IS NOT NULL);
+
+-- Whether the server knows publish_generated_columns (Postgres 18), and whether the publication has it. Without it such a server
+-- refuses every update and delete of a published table with REPLICA IDENTITY FULL and a generated column.
+-- name: PublicationGenerated :one
+SELECT (current_setting('server_version_num')::integer >= 180000)::boolean AS known,
+       coalesce((SELECT to_jsonb(p) ->> 'pubgencols' = 's' FROM pg_catalog.pg_publication p WHERE p.pubname = @name::text), false)::boolean AS published;

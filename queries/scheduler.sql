@@ -58,10 +58,10 @@ SELECT organization_id, action_type FROM pgautomate.lanes
 SELECT w.organization_id::text AS organization_id, w.action_type::text AS action_type,
        (SELECT a.perform_at FROM pgautomate.lead_stage_actions a
          WHERE a.organization_id = w.organization_id AND a.action_type = w.action_type
-           AND a.status = 'pending' AND a.perform_at IS NOT NULL
+           AND a.status = 'pending' AND a.perform_at IS NOT NULL AND NOT a.paused
          ORDER BY a.perform_at, a.id LIMIT 1) AS pending_at,
        (SELECT a.perform_at FROM pgautomate.lead_stage_actions a
-         WHERE a.organization_id = w.organization_id AND a.action_type = w.action_type AND a.status = 'delayed'
+         WHERE a.organization_id = w.organization_id AND a.action_type = w.action_type AND a.status = 'delayed' AND NOT a.paused
          ORDER BY a.perform_at, a.id LIMIT 1) AS timer_at,
        now()::timestamptz AS now,
        coalesce(th.action_type, '')::text AS budget, th.max_starts, th.max_running,
@@ -99,7 +99,7 @@ UPDATE pgautomate.lead_stage_actions q SET status = 'queued', queued_at = now()
         CROSS JOIN LATERAL (
               SELECT a.id FROM pgautomate.lead_stage_actions a
                WHERE a.organization_id = w.organization_id AND a.action_type = w.action_type
-                 AND a.status = 'pending' AND a.perform_at IS NOT NULL AND a.perform_at <= now()
+                 AND a.status = 'pending' AND a.perform_at IS NOT NULL AND NOT a.paused AND a.perform_at <= now()
                ORDER BY a.perform_at, a.id LIMIT w.most FOR UPDATE SKIP LOCKED) d))
 RETURNING q.id, q.organization_id, q.action_type;
 
@@ -112,7 +112,7 @@ UPDATE pgautomate.lead_stage_actions q SET status = 'queued', queued_at = now()
         CROSS JOIN LATERAL (
               SELECT a.id FROM pgautomate.lead_stage_actions a
                WHERE a.organization_id = w.organization_id AND a.action_type = w.action_type
-                 AND a.status = 'delayed' AND a.perform_at <= now()
+                 AND a.status = 'delayed' AND NOT a.paused AND a.perform_at <= now()
                ORDER BY a.perform_at, a.id LIMIT @most::bigint FOR UPDATE SKIP LOCKED) d))
 RETURNING q.id, q.organization_id, q.action_type;
 

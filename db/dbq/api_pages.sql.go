@@ -57,7 +57,7 @@ func (q *Queries) ApiActionLateness(ctx context.Context, maxRows int32) ([]ApiAc
 
 const apiActionQueue = `-- name: ApiActionQueue :many
 SELECT organization_id::text AS organization_id, action_type::text AS action_type, due::bigint AS due, parked::bigint AS parked,
-       running::bigint AS running, held::bigint AS held,
+       queued::bigint AS queued, running::bigint AS running, held::bigint AS held,
        coalesce(reason, '')::text AS reason, coalesce(next_eligible_at, 'epoch')::timestamptz AS next_eligible_at
   FROM pgautomate.action_queue
  ORDER BY due DESC, running DESC, parked DESC, organization_id, action_type
@@ -69,6 +69,7 @@ type ApiActionQueueRow struct {
 	ActionType     string
 	Due            int64
 	Parked         int64
+	Queued         int64
 	Running        int64
 	Held           int64
 	Reason         string
@@ -89,6 +90,7 @@ func (q *Queries) ApiActionQueue(ctx context.Context, maxRows int32) ([]ApiActio
 			&i.ActionType,
 			&i.Due,
 			&i.Parked,
+			&i.Queued,
 			&i.Running,
 			&i.Held,
 			&i.Reason,

@@ -390,6 +390,25 @@ func (q *Queries) PublicationFilters(ctx context.Context, name string) ([]string
 	return items, nil
 }
 
+const publicationGenerated = `-- name: PublicationGenerated :one
+SELECT (current_setting('server_version_num')::integer >= 180000)::boolean AS known,
+       coalesce((SELECT to_jsonb(p) ->> 'pubgencols' = 's' FROM pg_catalog.pg_publication p WHERE p.pubname = $1::text), false)::boolean AS published
+`
+
+type PublicationGeneratedRow struct {
+	Known     bool
+	Published bool
+}
+
+// Whether the server knows publish_generated_columns (Postgres 18), and whether the publication has it. Without it such a server
+// refuses every update and delete of a published table with REPLICA IDENTITY FULL and a generated column.
+func (q *Queries) PublicationGenerated(ctx context.Context, name string) (PublicationGeneratedRow, error) {
+	row := q.db.QueryRow(ctx, publicationGenerated, name)
+	var i PublicationGeneratedRow
+	err := row.Scan(&i.Known, &i.Published)
+	return i, err
+}
+
 const publishedTables = `-- name: PublishedTables :many
 SELECT format('%I.%I', n.nspname, c.relname)::text AS quoted
   FROM pg_catalog.pg_publication p
@@ -481,7 +500,8 @@ func (q *Queries) ServerSettings(ctx context.Context) (ServerSettingsRow, error)
 
 const tableColumns = `-- name: TableColumns :many
 SELECT a.attname::text AS name, a.atttypid::bigint AS type_oid, format_type(a.atttypid, a.atttypmod)::text AS type_name,
-       coalesce(a.attnotnull, false)::boolean AS not_null, (a.attgenerated <> '')::boolean AS is_generated
+       coalesce(a.attnotnull, false)::boolean AS not_null, (a.attgenerated <> '')::boolean AS is_generated,
+       (a.attgenerated = 'v')::boolean AS is_virtual
   FROM pg_catalog.pg_attribute a
  WHERE a.attrelid = ($1::bigint)::oid AND a.attnum > 0 AND NOT a.attisdropped
  ORDER BY a.attnum
@@ -493,6 +513,7 @@ type TableColumnsRow struct {
 	TypeName    string
 	NotNull     bool
 	IsGenerated bool
+	IsVirtual   bool
 }
 
 func (q *Queries) TableColumns(ctx context.Context, oid int64) ([]TableColumnsRow, error) {
@@ -510,6 +531,7 @@ func (q *Queries) TableColumns(ctx context.Context, oid int64) ([]TableColumnsRo
 			&i.TypeName,
 			&i.NotNull,
 			&i.IsGenerated,
+			&i.IsVirtual,
 		); err != nil {
 			return nil, err
 		}

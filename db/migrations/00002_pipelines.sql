@@ -108,14 +108,17 @@ CREATE TABLE pgautomate.lead_stage_actions (
     worker_id       bigint,
     fence           bigint NOT NULL DEFAULT 0,
     timer           boolean NOT NULL DEFAULT false,
+    paused          boolean NOT NULL DEFAULT false,
     waiting_since   timestamptz
 ) WITH (fillfactor = 70, autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 5000,
         autovacuum_vacuum_cost_delay = 1, autovacuum_analyze_scale_factor = 0.05);
 -- Due and parked, by organization and type: what a claim reads, from its head.
 CREATE INDEX lead_stage_actions_due_idx ON pgautomate.lead_stage_actions (organization_id, action_type, perform_at, id)
-    WHERE status = 'pending' AND perform_at IS NOT NULL;
+    WHERE status = 'pending' AND perform_at IS NOT NULL AND NOT paused;
 CREATE INDEX lead_stage_actions_timer_idx ON pgautomate.lead_stage_actions (organization_id, action_type, perform_at, id)
-    WHERE status = 'delayed';
+    WHERE status = 'delayed' AND NOT paused;
+CREATE INDEX lead_stage_actions_paused_idx ON pgautomate.lead_stage_actions (organization_id, action_type)
+    WHERE paused AND status IN ('pending', 'delayed') AND perform_at IS NOT NULL;
 CREATE INDEX lead_stage_actions_in_flight_idx ON pgautomate.lead_stage_actions (organization_id, action_type, status)
     WHERE status IN ('queued', 'running');
 CREATE INDEX lead_stage_actions_stage_idx ON pgautomate.lead_stage_actions (lead_stage_id, sequence_number)
@@ -129,6 +132,7 @@ COMMENT ON COLUMN pgautomate.lead_stage_actions.lead_stage_id IS 'NULL: a trigge
 COMMENT ON COLUMN pgautomate.lead_stage_actions.worker_id IS 'The process that runs it (workers.id); it runs again elsewhere when that process''s heartbeat stops.';
 COMMENT ON COLUMN pgautomate.lead_stage_actions.fence IS 'Counts takings by a worker: a worker that was given up for dead can''t write what a later one did.';
 COMMENT ON COLUMN pgautomate.lead_stage_actions.timer IS 'The action has started and waits for, or goes on after, a timer of its own.';
+COMMENT ON COLUMN pgautomate.lead_stage_actions.paused IS 'Its pipeline is paused: it keeps its perform_at and does not start.';
 COMMENT ON COLUMN pgautomate.lead_stage_actions.waiting_since IS 'Since when a due action waits for its lead''s row to become visible.';
 
 CREATE TABLE pgautomate.workers (
@@ -295,14 +299,14 @@ DECLARE
     at timestamptz := clock_timestamp();
 BEGIN
     INSERT INTO lead_stage_actions (organization_id, lead_id, lead_stage_id, sequence_number, action_type, params,
-                                    max_attempts, perform_at, object_type, cause, depth)
+                                    max_attempts, perform_at, object_type, cause, depth, paused)
     SELECT n.organization_id, n.lead_id, n.id, a.sequence_number, a.action_type, a.params,
            coalesce((a.params ->> 'max_attempts')::integer, 10),
            CASE WHEN a.sequence_number = a.first THEN at END,
-           a.object_type, n.cause, n.depth
+           a.object_type, n.cause, n.depth, a.paused
       FROM entered n
       JOIN lead_stages s ON s.id = n.id AND s.status = 'active'
-      JOIN (SELECT psa.*, p.object_type, min(psa.sequence_number) OVER (PARTITION BY psa.pipeline_stage_id) AS first
+      JOIN (SELECT psa.*, p.object_type, p.status = 'paused' AS paused, min(psa.sequence_number) OVER (PARTITION BY psa.pipeline_stage_id) AS first
               FROM pipeline_stage_actions psa
               JOIN pipeline_stages ps ON ps.id = psa.pipeline_stage_id
               JOIN pipelines p ON p.id = ps.pipeline_id
@@ -443,6 +447,38 @@ BEGIN
 END $$;
 -- +goose StatementEnd
 
+-- A paused pipeline: nothing of it starts, timers keep running down, due times are
+-- kept. What runs is let finish. Resuming lets everything overdue go, under the throttles.
+-- +goose StatementBegin
+CREATE FUNCTION pgautomate.pipelines_after_pause() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pgautomate, pg_temp AS $$
+DECLARE
+    was text := current_setting('pgautomate.engine', true);
+BEGIN
+    PERFORM set_config('pgautomate.engine', 'on', true);
+    WITH changed AS (
+        UPDATE lead_stage_actions a
+           SET paused = (NEW.status = 'paused'),
+               status = CASE WHEN NEW.status = 'paused' AND a.status = 'queued'
+                             THEN CASE WHEN a.timer THEN 'delayed' ELSE 'pending' END::job_status ELSE a.status END
+          FROM lead_stages s
+         WHERE s.pipeline_stage_id IN (SELECT id FROM pipeline_stages WHERE pipeline_id = NEW.id)
+           AND s.status = 'active' AND a.lead_stage_id = s.id
+           AND a.status IN ('pending', 'queued', 'delayed', 'running')
+        RETURNING a.organization_id, a.action_type, a.status, a.perform_at
+    )
+    INSERT INTO due_signals (organization_id, action_type, perform_at)
+    SELECT organization_id, action_type, min(perform_at) FROM changed
+     WHERE NEW.status = 'active' AND status IN ('pending', 'delayed') AND perform_at IS NOT NULL
+     GROUP BY organization_id, action_type;
+    PERFORM set_config('pgautomate.engine', coalesce(was, ''), true);
+    RETURN NULL;
+END $$;
+-- +goose StatementEnd
+CREATE TRIGGER pipelines_after_pause AFTER UPDATE OF status ON pgautomate.pipelines
+    FOR EACH ROW WHEN (NEW.status IS DISTINCT FROM OLD.status)
+    EXECUTE FUNCTION pgautomate.pipelines_after_pause();
+
 -- +goose Down
 DROP TABLE pgautomate.advance_later;
 DROP TABLE pgautomate.throttle_starts;
@@ -456,6 +492,7 @@ DROP TABLE pgautomate.lead_stages;
 DROP TABLE pgautomate.pipeline_stage_actions;
 DROP TABLE pgautomate.pipeline_stages;
 DROP TABLE pgautomate.pipelines;
+DROP FUNCTION pgautomate.pipelines_after_pause();
 DROP FUNCTION pgautomate.advance_lead_stages(bigint[]);
 DROP FUNCTION pgautomate.lead_stage_actions_after_update();
 DROP FUNCTION pgautomate.lead_stage_actions_before_update();

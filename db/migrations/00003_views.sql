@@ -33,66 +33,81 @@ WITH lane AS (
 ), waiting AS (
     SELECT lane.organization_id, lane.action_type,
            (SELECT count(*) FROM pgautomate.lead_stage_actions a WHERE a.organization_id = lane.organization_id
-               AND a.action_type = lane.action_type AND a.status = 'pending' AND a.perform_at <= now()) AS due,
+               AND a.action_type = lane.action_type AND a.status = 'pending' AND NOT a.paused AND a.perform_at <= now()) AS due,
            (SELECT count(*) FROM pgautomate.lead_stage_actions a WHERE a.organization_id = lane.organization_id
-               AND a.action_type = lane.action_type AND a.status = 'pending' AND a.perform_at > now()) AS parked,
+               AND a.action_type = lane.action_type AND a.status = 'pending' AND NOT a.paused AND a.perform_at > now()) AS parked,
            (SELECT min(a.perform_at) FROM pgautomate.lead_stage_actions a WHERE a.organization_id = lane.organization_id
-               AND a.action_type = lane.action_type AND a.status = 'pending' AND a.perform_at IS NOT NULL) AS oldest
+               AND a.action_type = lane.action_type AND a.status = 'pending' AND NOT a.paused AND a.perform_at IS NOT NULL) AS oldest
       FROM lane
 ), timer AS (
     SELECT organization_id, action_type, count(*) AS parked, min(perform_at) AS oldest
-      FROM pgautomate.lead_stage_actions WHERE status = 'delayed' GROUP BY 1, 2
+      FROM pgautomate.lead_stage_actions WHERE status = 'delayed' AND NOT paused GROUP BY 1, 2
+), paused AS (
+    SELECT organization_id, action_type, count(*) FILTER (WHERE perform_at <= now()) AS due,
+           count(*) FILTER (WHERE perform_at > now()) AS parked
+      FROM pgautomate.lead_stage_actions
+     WHERE paused AND status IN ('pending', 'delayed') AND perform_at IS NOT NULL GROUP BY 1, 2
 ), flight AS (
-    SELECT organization_id, action_type, count(*) FILTER (WHERE status = 'running') AS running, count(*) AS held
+    SELECT organization_id, action_type, count(*) FILTER (WHERE status = 'running') AS running,
+           count(*) FILTER (WHERE status = 'queued') AS queued
       FROM pgautomate.lead_stage_actions WHERE status IN ('queued', 'running') GROUP BY 1, 2
 ), kind AS (
     SELECT organization_id, action_type FROM waiting WHERE oldest IS NOT NULL
     UNION SELECT organization_id, action_type FROM timer
+    UNION SELECT organization_id, action_type FROM paused
     UNION SELECT organization_id, action_type FROM flight
 ), known AS (
     SELECT k.organization_id, k.action_type,
-           coalesce(w.due, 0)                               AS due,
-           coalesce(w.parked, 0) + coalesce(t.parked, 0)    AS parked,
-           coalesce(f.running, 0)                           AS running,
-           coalesce(f.held, 0) - coalesce(f.running, 0)     AS held,
-           least(w.oldest, t.oldest)                        AS oldest,
-           th.action_type                                   AS budget,
+           coalesce(w.due, 0)                                                      AS due,
+           coalesce(w.parked, 0) + coalesce(t.parked, 0) + coalesce(p.parked, 0)   AS parked,
+           coalesce(p.due, 0)                                                      AS paused,
+           coalesce(f.queued, 0)                                                   AS queued,
+           coalesce(f.running, 0)                                                  AS running,
+           least(w.oldest, t.oldest)                                               AS oldest,
            th.max_starts, th.per, th.max_running,
            (SELECT coalesce(sum(s.starts), 0) FROM pgautomate.throttle_starts s
              WHERE s.organization_id = k.organization_id AND s.action_type = th.action_type
-               AND s.slice_end > now() - th.per)            AS starts,
+               AND s.slice_end > now() - th.per)                                   AS starts,
            (SELECT min(s.slice_end) + th.per FROM pgautomate.throttle_starts s
              WHERE s.organization_id = k.organization_id AND s.action_type = th.action_type
-               AND s.slice_end > now() - th.per)            AS frees_at
+               AND s.slice_end > now() - th.per)                                   AS frees_at
       FROM kind k
       LEFT JOIN waiting w USING (organization_id, action_type)
       LEFT JOIN timer t USING (organization_id, action_type)
+      LEFT JOIN paused p USING (organization_id, action_type)
       LEFT JOIN flight f USING (organization_id, action_type)
       LEFT JOIN LATERAL (
            SELECT x.* FROM pgautomate.throttles x
             WHERE x.organization_id IN (k.organization_id, '*') AND x.action_type IN (k.action_type, '*')
             ORDER BY (x.organization_id = '*'), (x.action_type = '*') LIMIT 1) th ON true
+), judged AS (
+    SELECT known.*,
+           least(due, greatest(0, due - least(max_starts - starts - queued, max_running - queued - running)))::bigint AS throttled
+      FROM known
 )
-SELECT organization_id, action_type, due, parked, running, held,
-       CASE WHEN due = 0 THEN NULL
-            WHEN max_starts = 0 OR max_running = 0 THEN 'paused by throttle'
-            WHEN starts + held >= max_starts THEN format('throttle: %s starts in any %s', max_starts, per)
-            WHEN running + held >= max_running THEN format('throttle: %s running at once', max_running)
+SELECT organization_id, action_type, due + paused AS due, parked, queued, running,
+       CASE WHEN max_starts IS NULL AND max_running IS NULL THEN 0 ELSE coalesce(throttled, 0) END + paused AS held,
+       CASE WHEN coalesce(throttled, 0) > 0 AND (max_starts = 0 OR max_running = 0) THEN 'paused by throttle'
+            WHEN coalesce(throttled, 0) > 0 AND starts + queued + due > max_starts
+                 THEN format('throttle: %s starts in any %s', max_starts, per)
+            WHEN coalesce(throttled, 0) > 0 AND max_running IS NOT NULL THEN format('throttle: %s running at once', max_running)
+            WHEN paused > 0 THEN 'pipeline paused'
        END AS reason,
        CASE WHEN due = 0 THEN oldest
             WHEN max_starts = 0 OR max_running = 0 THEN NULL
-            WHEN starts + held >= max_starts THEN frees_at
+            WHEN starts + queued >= max_starts THEN frees_at
             ELSE greatest(oldest, now())
        END AS next_eligible_at
-  FROM known;
+  FROM judged;
 COMMENT ON VIEW pgautomate.action_queue IS 'What is due, parked and running, by organization and action type.';
 COMMENT ON COLUMN pgautomate.action_queue.organization_id IS 'The organization.';
 COMMENT ON COLUMN pgautomate.action_queue.action_type IS 'The action type.';
-COMMENT ON COLUMN pgautomate.action_queue.due IS 'Actions whose time has come and that have not been handed to a worker.';
+COMMENT ON COLUMN pgautomate.action_queue.due IS 'Actions whose time has come and that have not been handed to the workers.';
 COMMENT ON COLUMN pgautomate.action_queue.parked IS 'Actions whose time is still to come: timers, retries.';
+COMMENT ON COLUMN pgautomate.action_queue.queued IS 'Actions handed to the workers'' queue and not started yet.';
 COMMENT ON COLUMN pgautomate.action_queue.running IS 'Actions that a worker runs now.';
-COMMENT ON COLUMN pgautomate.action_queue.held IS 'Actions handed to the workers'' queue and not started yet.';
-COMMENT ON COLUMN pgautomate.action_queue.reason IS 'Why due actions are not started: the throttle that holds them; NULL when nothing holds them.';
+COMMENT ON COLUMN pgautomate.action_queue.held IS 'Of the due ones, those that a throttle or a paused pipeline holds back now.';
+COMMENT ON COLUMN pgautomate.action_queue.reason IS 'What holds them; NULL when nothing does.';
 COMMENT ON COLUMN pgautomate.action_queue.next_eligible_at IS 'When the next one may start; NULL when only a changed throttle can let it.';
 
 CREATE VIEW pgautomate.action_lateness AS
