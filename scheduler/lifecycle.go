@@ -677,8 +677,7 @@ func (l *Lifecycle) giveUp(ctx context.Context, r dbq.LostForGoodRow) error {
 	}
 	o := jobs.Failed(&s.Action, errors.New("the process that ran it ended without a word, and no attempt is left"))
 	err := l.finishAlone(ctx, s, o)
-	var effect *jobs.EffectError
-	if errors.As(err, &effect) {
+	if effect, ok := errors.AsType[*jobs.EffectError](err); ok {
 		err = l.finishAlone(ctx, s, o.Stopped(effect.Err))
 	}
 	return err
