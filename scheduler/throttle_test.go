@@ -22,7 +22,6 @@ type budgetModel struct {
 	queued, running int64
 	starts          []int64 // times
 	slices          map[int64]int64
-	changedAt       int64 // when a limit last became lower, or the window longer
 }
 
 const slicesPerWindow = 64
