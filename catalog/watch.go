@@ -40,9 +40,24 @@ func EnsurePublication(ctx context.Context, tx pgx.Tx) ([]string, error) {
 	if there {
 		return nil, nil
 	}
-	return []string{"CREATE PUBLICATION " + Publication +
-		" FOR TABLE pgautomate.triggers WITH (publish_via_partition_root = true)"}, nil
+	generated, err := dbq.New(tx).PublicationGenerated(ctx, Publication)
+	if err != nil {
+		return nil, fmt.Errorf("publication: %w", err)
+	}
+	options := "publish_via_partition_root = true"
+	if generated.Known {
+		options += ", " + publishGenerated
+	}
+	return []string{"CREATE PUBLICATION " + Publication + " FOR TABLE pgautomate.triggers WITH (" + options + ")"}, nil
 }
+
+// publishGenerated is what lets a watched table have stored generated columns. Postgres 18 refuses updates and deletes of a
+// published table whose replica identity holds generated columns that are not published, and FULL holds all columns. It
+// publishes no virtual ones. Older versions never publish generated columns and refuse nothing.
+const (
+	publishGenerated   = "publish_generated_columns = stored"
+	alterPublishStored = "ALTER PUBLICATION " + Publication + " SET (" + publishGenerated + ")"
+)
 
 // Watch registers a table and returns the statements that it ran outside the
 // schema pgautomate; with dryRun it only returns them. Errors are one line that
@@ -59,6 +74,15 @@ func Watch(ctx context.Context, pool *pgxpool.Pool, o WatchOptions, dryRun bool)
 		before := t.ownIdentity
 		if statements, err = EnsurePublication(ctx, tx); err != nil {
 			return err
+		}
+		if len(statements) == 0 { // a publication of an older server or version
+			generated, err := q.PublicationGenerated(ctx, Publication)
+			if err != nil {
+				return fmt.Errorf("publication: %w", err)
+			}
+			if generated.Known && !generated.Published {
+				statements = append(statements, alterPublishStored)
+			}
 		}
 		statements = append(statements, t.alterIdentity()...)
 		published, err := q.PublishedTables(ctx, Publication)
@@ -106,7 +130,7 @@ func plan(ctx context.Context, q *dbq.Queries, o WatchOptions) (*Type, error) {
 	}
 	if err != nil {
 		var pg *pgconn.PgError
-		if errors.As(err, &pg) && (pg.Code == "42602" || pg.Code == "22023" || pg.Code == "0A000") {
+		if errors.As(err, &pg) && (pg.Code == "42602" || pg.Code == "22023" || pg.Code == "0A000" || pg.Code == "42601") {
 			return nil, fmt.Errorf("%q is not a table's name: name it as schema.table", o.Table)
 		}
 		return nil, err
@@ -122,6 +146,9 @@ func plan(ctx context.Context, q *dbq.Queries, o WatchOptions) (*Type, error) {
 		return nil, fmt.Errorf("%s is unlogged or temporary: its changes are in no log; ALTER TABLE %s SET LOGGED first", t.Quoted, t.Quoted)
 	case t.Schema == "pgautomate":
 		return nil, fmt.Errorf("%s is the engine's own table and can't be watched", t.Quoted)
+	}
+	if col := t.virtual(); col != "" {
+		return nil, fmt.Errorf("%s has the virtual generated column %s: Postgres would refuse all updates and deletes of the table once it is watched; drop the column and add it as STORED first", t.Quoted, col)
 	}
 	t.Type = o.As
 	if t.Type == "" {

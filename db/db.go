@@ -123,6 +123,9 @@ func Migrate(ctx context.Context, pool *pgxpool.Pool, logger *slog.Logger) error
 // tables, then River's, then the schema.
 func MigrateDown(ctx context.Context, pool *pgxpool.Pool, logger *slog.Logger) error {
 	return underLock(ctx, pool, func() error {
+		if there, err := schemaExists(ctx, pool); err != nil || !there {
+			return err
+		}
 		err := withGoose(pool, func(p *goose.Provider) error {
 			_, err := p.DownTo(ctx, 0)
 			return err
@@ -290,20 +293,15 @@ func withGoose(pool *pgxpool.Pool, do func(*goose.Provider) error) error {
 
 // underLock runs do while this session alone holds the migration lock.
 func underLock(ctx context.Context, pool *pgxpool.Pool, do func() error) error {
-	conn, err := pool.Acquire(ctx)
+	// A connection of its own: callers that wait for the lock must not hold what
+	// the one at work needs.
+	conn, err := pgx.ConnectConfig(ctx, pool.Config().ConnConfig)
 	if err != nil {
 		return fmt.Errorf("no connection to the database: %w", err)
 	}
-	defer conn.Release()
+	defer conn.Close(context.WithoutCancel(ctx)) //nolint:errcheck // the lock goes with it
 	if _, err := conn.Exec(ctx, "SELECT pg_advisory_lock($1)", int64(migrateLock)); err != nil {
 		return fmt.Errorf("the migration lock: %w", err)
 	}
-	defer func() {
-		unlock, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
-		defer cancel()
-		if _, err := conn.Exec(unlock, "SELECT pg_advisory_unlock($1)", int64(migrateLock)); err != nil {
-			_ = conn.Conn().Close(unlock) // the lock goes with the session
-		}
-	}()
 	return do()
 }

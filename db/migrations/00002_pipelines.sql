@@ -328,6 +328,25 @@ CREATE TRIGGER lead_stages_after_insert AFTER INSERT ON pgautomate.lead_stages
     REFERENCING NEW TABLE AS entered
     FOR EACH STATEMENT EXECUTE FUNCTION pgautomate.lead_stages_after_insert();
 
+-- Stages that are deleted, with their pipeline for one, leave nothing that could
+-- still run.
+-- +goose StatementBegin
+CREATE FUNCTION pgautomate.lead_stages_after_delete() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pgautomate, pg_temp AS $$
+DECLARE
+    was text := current_setting('pgautomate.engine', true);
+BEGIN
+    PERFORM set_config('pgautomate.engine', 'on', true);
+    UPDATE lead_stage_actions SET status = 'canceled', reason = 'stage_left', finished_at = clock_timestamp()
+     WHERE lead_stage_id IN (SELECT id FROM gone) AND status IN ('pending', 'queued', 'delayed');
+    PERFORM set_config('pgautomate.engine', coalesce(was, ''), true);
+    RETURN NULL;
+END $$;
+-- +goose StatementEnd
+CREATE TRIGGER lead_stages_after_delete AFTER DELETE ON pgautomate.lead_stages
+    REFERENCING OLD TABLE AS gone
+    FOR EACH STATEMENT EXECUTE FUNCTION pgautomate.lead_stages_after_delete();
+
 -- Actions that are due from some time on wake their organization's lane.
 -- +goose StatementBegin
 CREATE FUNCTION pgautomate.lead_stage_actions_after_insert() RETURNS trigger
@@ -498,6 +517,7 @@ DROP FUNCTION pgautomate.lead_stage_actions_after_update();
 DROP FUNCTION pgautomate.lead_stage_actions_before_update();
 DROP FUNCTION pgautomate.lead_stage_actions_after_insert();
 DROP FUNCTION pgautomate.lead_stages_after_insert();
+DROP FUNCTION pgautomate.lead_stages_after_delete();
 DROP FUNCTION pgautomate.close_lead_stages(bigint[], text, text, text);
 DROP FUNCTION pgautomate.lead_stages_before_insert();
 DROP FUNCTION pgautomate.is_engine();
