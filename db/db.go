@@ -299,7 +299,7 @@ func underLock(ctx context.Context, pool *pgxpool.Pool, do func() error) error {
 	if err != nil {
 		return fmt.Errorf("no connection to the database: %w", err)
 	}
-	defer conn.Close(context.WithoutCancel(ctx)) //nolint:errcheck // the lock goes with it
+	defer conn.Close(context.WithoutCancel(ctx)) // and the lock with it
 	if _, err := conn.Exec(ctx, "SELECT pg_advisory_lock($1)", int64(migrateLock)); err != nil {
 		return fmt.Errorf("the migration lock: %w", err)
 	}

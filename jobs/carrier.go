@@ -68,6 +68,7 @@ const carrierTimeout = 10 * time.Second
 // worker makes a River worker of a function.
 type worker[A river.JobArgs] struct {
 	river.WorkerDefaults[A]
+
 	timeout time.Duration
 	work    func(ctx context.Context, job *river.Job[A]) error
 }

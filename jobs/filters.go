@@ -165,7 +165,7 @@ func addOwnFilters(to filters.FilterDictionary, loc *time.Location) {
 	to.AddFilter("round", func(a any, places func(int) int) (any, error) {
 		p := min(30, max(-30, places(0)))
 		return arithmetic(func(d, x, _ *apd.Decimal) (apd.Condition, error) {
-			return exactContext.Quantize(d, x, int32(-p)) //nolint:gosec // between -30 and 30
+			return exactContext.Quantize(d, x, int32(-p))
 		}, a, 0)
 	})
 

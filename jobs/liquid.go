@@ -686,7 +686,7 @@ func (c *templateCache) get(source string) *compiled {
 		return nil
 	}
 	c.order.MoveToFront(e)
-	return e.Value.(*cachedTemplate).tmpl
+	return e.Value.(*cachedTemplate).tmpl //nolint:forcetypeassert // the list holds nothing else
 }
 
 func (c *templateCache) put(source string, t *compiled) {
@@ -699,7 +699,7 @@ func (c *templateCache) put(source string, t *compiled) {
 	c.bytes += len(source) + templateOverhead
 	for c.bytes > maxCacheBytes {
 		last := c.order.Back()
-		old := c.order.Remove(last).(*cachedTemplate)
+		old := c.order.Remove(last).(*cachedTemplate) //nolint:forcetypeassert // as above
 		delete(c.entries, old.source)
 		c.bytes -= len(old.source) + templateOverhead
 	}
@@ -707,8 +707,7 @@ func (c *templateCache) put(source string, t *compiled) {
 
 // liquidError says the library's errors shortly and on one line.
 func liquidError(err render.Error) error {
-	var filter expressions.FilterError
-	if errors.As(err.Cause(), &filter) {
+	if filter, ok := errors.AsType[expressions.FilterError](err.Cause()); ok {
 		return fmt.Errorf("line %d: filter %s: %s", err.LineNumber(), filter.FilterName, oneLine(filter.Err.Error()))
 	}
 	return errors.New(strings.TrimPrefix(strings.Replace(strings.Replace(oneLine(err.Error()), "Liquid error (line ", "line ", 1), "): ", ": ", 1), "Liquid error: "))

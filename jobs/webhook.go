@@ -324,8 +324,7 @@ func (h *webhookHandler) explain(ctx context.Context, u *url.URL, err error) err
 	case errors.Is(err, context.DeadlineExceeded):
 		return fmt.Errorf("webhook to %s: no answer within %s", u.Host, h.timeout)
 	}
-	var wrapped *url.Error // its text holds the whole URL
-	if errors.As(err, &wrapped) {
+	if wrapped, ok := errors.AsType[*url.Error](err); ok {
 		err = wrapped.Err
 	}
 	return fmt.Errorf("webhook to %s: %s", u.Host, oneLine(err.Error()))
@@ -368,7 +367,7 @@ func retryAfter(h http.Header, now time.Time) (time.Duration, bool) {
 	if seconds, err := strconv.ParseUint(s, 10, 63); err == nil {
 		after = webhookMaxRetryAfter
 		if seconds < uint64(webhookMaxRetryAfter/time.Second) {
-			after = time.Duration(seconds) * time.Second //nolint:gosec // below 24 h
+			after = time.Duration(seconds) * time.Second
 		}
 	} else if at, err := http.ParseTime(s); err == nil {
 		if date, err := http.ParseTime(h.Get("Date")); err == nil {

@@ -30,6 +30,7 @@ type received struct {
 // receiver is an HTTP server that keeps what it gets.
 type receiver struct {
 	*httptest.Server
+
 	mu   sync.Mutex
 	got  []received
 	next []http.HandlerFunc // answers, in turn; then 200
@@ -229,7 +230,7 @@ func TestWebhookAnswers(t *testing.T) {
 
 func TestWebhookReadsLittle(t *testing.T) {
 	t.Parallel()
-	r := startReceiver(t, func(w http.ResponseWriter, req *http.Request) {
+	r := startReceiver(t, func(w http.ResponseWriter, _ *http.Request) {
 		chunk := bytes.Repeat([]byte("ä"), 16<<10)
 		for { // ends when the client hangs up
 			if _, err := w.Write(chunk); err != nil {

@@ -21,8 +21,6 @@ type laneKey struct{ organization, actionType string }
 type lane struct {
 	laneKey
 	dbq.LaneHeadsRow
-
-	claimed int
 }
 
 func (l *lane) due() bool   { return l.PendingAt != nil && !l.PendingAt.After(l.Now) }

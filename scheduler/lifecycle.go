@@ -406,7 +406,7 @@ func finishParams(batch []finish) dbq.FinishActionsParams {
 		}
 		p.Results = append(p.Results, result)
 		p.Errors, p.Reasons = append(p.Errors, f.o.Error), append(p.Reasons, f.o.Reason)
-		p.Refunds = append(p.Refunds, int32(f.o.Refund)) //nolint:gosec // -1, 0 or 1
+		p.Refunds = append(p.Refunds, int32(f.o.Refund))
 		p.Timers = append(p.Timers, f.o.Timer)
 		p.WaitingSinces = append(p.WaitingSinces, orNoTime(f.o.WaitingSince))
 	}

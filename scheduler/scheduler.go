@@ -99,7 +99,7 @@ func (s *Scheduler) Run(ctx context.Context) error {
 		wait := s.Poll
 		switch {
 		case ctx.Err() != nil:
-			return nil
+			return nil //nolint:nilerr // asked to stop: what broke off on the way is no matter
 		case err != nil:
 			failures++
 			wait = min(time.Duration(failures)*100*time.Millisecond, 5*time.Second)

@@ -85,7 +85,7 @@ func (s *Store) EnterStage(ctx context.Context, tx pgx.Tx, a *jobs.Action, pipel
 		}
 		depth = a.Cause.Depth
 	}
-	return s.enter(ctx, q, a.OrganizationID, lead, target.ID, "", cause, int32(depth)) //nolint:gosec // at most the cap
+	return s.enter(ctx, q, a.OrganizationID, lead, target.ID, "", cause, int32(depth))
 }
 
 // enter inserts the lead's stage; how is what the stage it leaves is told ("":

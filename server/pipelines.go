@@ -381,7 +381,7 @@ func refuseInUse(ctx context.Context, q *dbq.Queries, ids []int64) error {
 
 // replaceStages makes a pipeline's stages those wanted; had are those that there
 // are. The pipeline is locked, so that nobody else changes them over HTTP.
-func replaceStages(ctx context.Context, q *dbq.Queries, pipelineID int64, had []dbq.PgautomatePipelineStage, want []StageInput) error { //nolint:cyclop // one thing after another
+func replaceStages(ctx context.Context, q *dbq.Queries, pipelineID int64, had []dbq.PgautomatePipelineStage, want []StageInput) error {
 	ids := make([]int64, len(want)) // 0: a new one
 	kept := map[int64]bool{}
 	for i := range want {

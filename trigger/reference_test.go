@@ -3,6 +3,7 @@ package trigger
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
 	"math/big"
 	"slices"
 	"strings"
@@ -556,9 +557,7 @@ func holds(t *rapid.T, schema *Schema, n map[string]any, row cols) bool {
 
 func negated(n map[string]any) map[string]any {
 	m := map[string]any{}
-	for k, v := range n {
-		m[k] = v
-	}
+	maps.Copy(m, n)
 	negate, _ := n["negate"].(bool)
 	m["negate"] = !negate
 	return m

@@ -366,17 +366,17 @@ func FuzzJSONValue(f *testing.F) {
 			t.Fatalf("%s: not read", data)
 		}
 		seen := map[string]bool{}
-		for i := len(got) - 1; i >= 0; i-- {
+		for _, g := range slices.Backward(got) {
 			var key string
-			if err := json.Unmarshal([]byte(`"`+string(got[i].key)+`"`), &key); err != nil {
+			if err := json.Unmarshal([]byte(`"`+string(g.key)+`"`), &key); err != nil {
 				t.Fatal(err)
 			}
-			if !seen[key] && string(want[key]) != string(got[i].val) {
-				t.Fatalf("%s: %q is %s, want %s", data, key, got[i].val, want[key])
+			if !seen[key] && string(want[key]) != string(g.val) {
+				t.Fatalf("%s: %q is %s, want %s", data, key, g.val, want[key])
 			}
 			seen[key] = true
-			if utf8.Valid(got[i].key) && string(unquote(nil, got[i].key)) != key {
-				t.Fatalf("%q unquoted: %q", got[i].key, unquote(nil, got[i].key))
+			if utf8.Valid(g.key) && string(unquote(nil, g.key)) != key {
+				t.Fatalf("%q unquoted: %q", g.key, unquote(nil, g.key))
 			}
 		}
 		if len(seen) != len(want) {
