@@ -26,6 +26,10 @@ demo: ## run the demo on a private Postgres; ARGS="--exit" and others go to it
 test: ## run all tests on a throwaway Postgres; ARGS="-run X ./feed" narrows
 	@scripts/test.sh $(ARGS)
 
+.PHONY: test-postgres
+test-postgres: ## run all tests on another Postgres: VERSION=14 to 18
+	@scripts/test-postgres.sh "$(if $(filter file,$(origin VERSION)),,$(VERSION))" $(ARGS)
+
 .PHONY: race
 race: ## run all tests with the race detector
 	@scripts/test.sh -race $(or $(ARGS),./...)

@@ -82,9 +82,11 @@ type partition struct {
 
 // Column is a column as the catalog has it.
 type Column struct {
-	Name, TypeName     string
-	TypeOID, BaseOID   uint32
-	NotNull, Generated bool
+	Name, TypeName   string
+	TypeOID, BaseOID uint32
+	NotNull          bool
+	Virtual          bool // generated and nowhere stored
+	Hidden           bool // generated and not in the stream, so that no trigger can see it
 }
 
 // Column gives the named column, or nil.
@@ -95,6 +97,16 @@ func (t *Type) Column(name string) *Column {
 		}
 	}
 	return nil
+}
+
+// virtual is the first column that is generated and nowhere stored, or "".
+func (t *Type) virtual() string {
+	for i := range t.Columns {
+		if t.Columns[i].Virtual {
+			return t.Columns[i].Name
+		}
+	}
+	return ""
 }
 
 // Catalog answers from memory, and reads the database anew on Reload. It is
@@ -194,7 +206,7 @@ func describe(ctx context.Context, q *dbq.Queries, name string) (*Type, error) {
 		}
 		t.keyColumns = len(key)
 	}
-	columns, err := q.TableColumns(ctx, table.Oid)
+	columns, err := q.TableColumns(ctx, dbq.TableColumnsParams{Publication: Publication, Oid: table.Oid})
 	if err != nil {
 		return nil, fmt.Errorf("columns of %s: %w", name, err)
 	}
@@ -208,7 +220,7 @@ func describe(ctx context.Context, q *dbq.Queries, name string) (*Type, error) {
 	}
 	for _, col := range columns {
 		oid := uint32(col.TypeOid)
-		t.Columns = append(t.Columns, Column{col.Name, col.TypeName, oid, bases[oid], col.NotNull, col.IsGenerated})
+		t.Columns = append(t.Columns, Column{col.Name, col.TypeName, oid, bases[oid], col.NotNull, col.IsVirtual, col.IsHidden})
 	}
 	return t, nil
 }
@@ -344,8 +356,8 @@ func (c *Catalog) Schema(ctx context.Context, objectType string) (*trigger.Schem
 func (t *Type) schema() *trigger.Schema {
 	s := &trigger.Schema{ObjectType: t.Type, Custom: t.Custom, ID: t.ID}
 	for _, col := range t.Columns {
-		if col.Generated {
-			continue // not in the stream: no trigger can see it
+		if col.Hidden {
+			continue
 		}
 		kind, array := trigger.KindOf(col.BaseOID)
 		s.Fields = append(s.Fields, trigger.Field{Name: col.Name, Kind: kind, Array: array})
@@ -358,7 +370,7 @@ func (t *Type) schema() *trigger.Schema {
 func (t *Type) Layout() *change.Relation {
 	rel := &change.Relation{Schema: t.Schema, Name: t.Table, Identity: t.Identity}
 	for _, col := range t.Columns {
-		if !col.Generated {
+		if !col.Hidden {
 			rel.Columns = append(rel.Columns, change.Column{Name: col.Name, TypeOID: col.TypeOID})
 		}
 	}

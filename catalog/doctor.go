@@ -60,6 +60,10 @@ func Doctor(ctx context.Context, pool *pgxpool.Pool) ([]Problem, error) {
 		found = append(found, Problem{"error", "publication " + Publication, "table " + f + " has a row filter or column list: changes would be hidden or look like others",
 			fmt.Sprintf("ALTER PUBLICATION %s DROP TABLE %s; then `pgautomate watch %s` again", Publication, f, f)})
 	}
+	generated, err := q.PublicationGenerated(ctx, Publication)
+	if err != nil {
+		return nil, fmt.Errorf("publication: %w", err)
+	}
 	types, err := load(ctx, q)
 	if err != nil {
 		return nil, err
@@ -72,6 +76,14 @@ func Doctor(ctx context.Context, pool *pgxpool.Pool) ([]Problem, error) {
 			continue
 		case !slices.Contains(published, r.TableName):
 			found = append(found, Problem{"error", "object type " + r.Name, r.TableName + " is not in the publication", "ALTER PUBLICATION " + Publication + " ADD TABLE " + r.TableName})
+		}
+		stored := slices.ContainsFunc(t.Columns, func(c Column) bool { return c.Hidden && !c.Virtual })
+		if col := t.virtual(); col != "" {
+			found = append(found, Problem{"error", "object type " + r.Name, "Postgres refuses all updates and deletes of " + r.TableName + ", because its generated column " + col + " is virtual",
+				"drop the column and add it as STORED, or `pgautomate unwatch " + r.Name + "`"})
+		} else if stored && generated.Known && !generated.Published && slices.Contains(published, r.TableName) {
+			found = append(found, Problem{"error", "object type " + r.Name, "Postgres refuses all updates and deletes of " + r.TableName + ", because its generated columns are not published",
+				alterPublishStored})
 		}
 		if t.Identity != change.IdentityFull {
 			found = append(found, Problem{"error", "object type " + r.Name, "updates of " + r.TableName + " come without the old row and fire nothing", t.AlterIdentity()})

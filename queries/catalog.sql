@@ -59,10 +59,12 @@ SELECT n.nspname::text AS schema_name, c.relname::text AS table_name,
  WHERE c.oid <> (@oid::bigint)::oid
  ORDER BY 3;
 
+-- Generated columns are hidden from the stream, but for stored ones when the publication has publish_generated_columns (Postgres 18).
 -- name: TableColumns :many
 SELECT a.attname::text AS name, a.atttypid::bigint AS type_oid, format_type(a.atttypid, a.atttypmod)::text AS type_name,
-       coalesce(a.attnotnull, false)::boolean AS not_null, (a.attgenerated <> '')::boolean AS is_generated,
-       (a.attgenerated = 'v')::boolean AS is_virtual
+       coalesce(a.attnotnull, false)::boolean AS not_null, (a.attgenerated = 'v')::boolean AS is_virtual,
+       (a.attgenerated <> '' AND NOT (a.attgenerated = 's' AND EXISTS (
+           SELECT FROM pg_catalog.pg_publication p WHERE p.pubname = @publication::text AND to_jsonb(p) ->> 'pubgencols' = 's')))::boolean AS is_hidden
   FROM pg_catalog.pg_attribute a
  WHERE a.attrelid = (@oid::bigint)::oid AND a.attnum > 0 AND NOT a.attisdropped
  ORDER BY a.attnum;

@@ -500,24 +500,31 @@ func (q *Queries) ServerSettings(ctx context.Context) (ServerSettingsRow, error)
 
 const tableColumns = `-- name: TableColumns :many
 SELECT a.attname::text AS name, a.atttypid::bigint AS type_oid, format_type(a.atttypid, a.atttypmod)::text AS type_name,
-       coalesce(a.attnotnull, false)::boolean AS not_null, (a.attgenerated <> '')::boolean AS is_generated,
-       (a.attgenerated = 'v')::boolean AS is_virtual
+       coalesce(a.attnotnull, false)::boolean AS not_null, (a.attgenerated = 'v')::boolean AS is_virtual,
+       (a.attgenerated <> '' AND NOT (a.attgenerated = 's' AND EXISTS (
+           SELECT FROM pg_catalog.pg_publication p WHERE p.pubname = $1::text AND to_jsonb(p) ->> 'pubgencols' = 's')))::boolean AS is_hidden
   FROM pg_catalog.pg_attribute a
- WHERE a.attrelid = ($1::bigint)::oid AND a.attnum > 0 AND NOT a.attisdropped
+ WHERE a.attrelid = ($2::bigint)::oid AND a.attnum > 0 AND NOT a.attisdropped
  ORDER BY a.attnum
 `
 
-type TableColumnsRow struct {
-	Name        string
-	TypeOid     int64
-	TypeName    string
-	NotNull     bool
-	IsGenerated bool
-	IsVirtual   bool
+type TableColumnsParams struct {
+	Publication string
+	Oid         int64
 }
 
-func (q *Queries) TableColumns(ctx context.Context, oid int64) ([]TableColumnsRow, error) {
-	rows, err := q.db.Query(ctx, tableColumns, oid)
+type TableColumnsRow struct {
+	Name      string
+	TypeOid   int64
+	TypeName  string
+	NotNull   bool
+	IsVirtual bool
+	IsHidden  bool
+}
+
+// Generated columns are hidden from the stream, but for stored ones when the publication has publish_generated_columns (Postgres 18).
+func (q *Queries) TableColumns(ctx context.Context, arg TableColumnsParams) ([]TableColumnsRow, error) {
+	rows, err := q.db.Query(ctx, tableColumns, arg.Publication, arg.Oid)
 	if err != nil {
 		return nil, err
 	}
@@ -530,8 +537,8 @@ func (q *Queries) TableColumns(ctx context.Context, oid int64) ([]TableColumnsRo
 			&i.TypeOid,
 			&i.TypeName,
 			&i.NotNull,
-			&i.IsGenerated,
 			&i.IsVirtual,
+			&i.IsHidden,
 		); err != nil {
 			return nil, err
 		}
