@@ -17,28 +17,12 @@ type Problem struct{ Severity, Subject, Problem, Fix string }
 // Doctor checks the server and what is watched, and adds what the view problems
 // knows.
 func Doctor(ctx context.Context, pool *pgxpool.Pool) ([]Problem, error) {
-	var found []Problem
 	q := dbq.New(pool)
 	server, err := q.ServerSettings(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("server settings: %w", err)
 	}
-	if server.WalLevel != "logical" {
-		found = append(found, Problem{"error", "server", "wal_level is " + server.WalLevel + ": the log carries no row changes",
-			"ALTER SYSTEM SET wal_level = 'logical'; then restart the server"})
-	}
-	if server.FreeSlots <= 0 && server.OwnSlots == 0 {
-		found = append(found, Problem{"error", "server", "all replication slots are taken",
-			"raise max_replication_slots (and max_wal_senders) and restart the server"})
-	}
-	if !server.Replication {
-		found = append(found, Problem{"error", "role " + server.Role, "it may not replicate",
-			fmt.Sprintf("ALTER ROLE %s REPLICATION", ident(server.Role))})
-	}
-	if server.KeepSize == "-1" {
-		found = append(found, Problem{"warning", "server", "max_slot_wal_keep_size is not set: a stopped engine can fill the disk with log",
-			"ALTER SYSTEM SET max_slot_wal_keep_size to what the disk can spare; when it is exceeded changes are lost, and that is reported"})
-	}
+	found := ofServer(server)
 	rows, err := q.ListObjectTypes(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("object types: %w", err)
@@ -102,4 +86,29 @@ func Doctor(ctx context.Context, pool *pgxpool.Pool) ([]Problem, error) {
 		found = append(found, Problem{p.Severity, p.Subject, p.Problem, p.Fix})
 	}
 	return found, nil
+}
+
+func ofServer(server dbq.ServerSettingsRow) []Problem {
+	var found []Problem
+	if server.WalLevel != "logical" {
+		found = append(found, Problem{"error", "server", "wal_level is " + server.WalLevel + ": the log carries no row changes",
+			"ALTER SYSTEM SET wal_level = 'logical'; then restart the server"})
+	}
+	if server.FreeSlots <= 0 && server.OwnSlots == 0 {
+		found = append(found, Problem{"error", "server", "all replication slots are taken",
+			"raise max_replication_slots (and max_wal_senders) and restart the server"})
+	}
+	if !server.Replication {
+		found = append(found, Problem{"error", "role " + server.Role, "it may not replicate",
+			fmt.Sprintf("ALTER ROLE %s REPLICATION", ident(server.Role))})
+	}
+	if server.KeepSize == "-1" {
+		found = append(found, Problem{"warning", "server", "max_slot_wal_keep_size is not set: a stopped engine can fill the disk with log",
+			"ALTER SYSTEM SET max_slot_wal_keep_size to what the disk can spare; when it is exceeded changes are lost, and that is reported"})
+	}
+	if server.IdleTimeout != "0" {
+		found = append(found, Problem{"warning", "server", "idle_replication_slot_timeout is " + server.IdleTimeout + ": changes are lost when the engine stands still for so long",
+			"ALTER SYSTEM SET idle_replication_slot_timeout = 0; max_slot_wal_keep_size bounds what a stopped engine keeps on the disk"})
+	}
+	return found
 }

@@ -116,6 +116,7 @@ SELECT id, time_zone FROM pgautomate.organizations WHERE time_zone <> 'UTC';
 -- name: ServerSettings :one
 SELECT current_setting('wal_level')::text AS wal_level,
        coalesce(current_setting('max_slot_wal_keep_size', true), '')::text AS keep_size,
+       coalesce(current_setting('idle_replication_slot_timeout', true), '0')::text AS idle_timeout, -- Postgres 18
        (current_setting('max_replication_slots')::integer - (SELECT count(*) FROM pg_catalog.pg_replication_slots))::integer AS free_slots,
        (SELECT count(*) FROM pg_catalog.pg_replication_slots r WHERE r.slot_name IN (SELECT f.slot_name FROM pgautomate.feed_checkpoints f))::integer AS own_slots,
        current_user::text AS role,

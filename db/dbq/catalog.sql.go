@@ -469,6 +469,7 @@ func (q *Queries) PutObjectType(ctx context.Context, arg PutObjectTypeParams) er
 const serverSettings = `-- name: ServerSettings :one
 SELECT current_setting('wal_level')::text AS wal_level,
        coalesce(current_setting('max_slot_wal_keep_size', true), '')::text AS keep_size,
+       coalesce(current_setting('idle_replication_slot_timeout', true), '0')::text AS idle_timeout, -- Postgres 18
        (current_setting('max_replication_slots')::integer - (SELECT count(*) FROM pg_catalog.pg_replication_slots))::integer AS free_slots,
        (SELECT count(*) FROM pg_catalog.pg_replication_slots r WHERE r.slot_name IN (SELECT f.slot_name FROM pgautomate.feed_checkpoints f))::integer AS own_slots,
        current_user::text AS role,
@@ -478,6 +479,7 @@ SELECT current_setting('wal_level')::text AS wal_level,
 type ServerSettingsRow struct {
 	WalLevel    string
 	KeepSize    string
+	IdleTimeout string
 	FreeSlots   int32
 	OwnSlots    int32
 	Role        string
@@ -490,6 +492,7 @@ func (q *Queries) ServerSettings(ctx context.Context) (ServerSettingsRow, error)
 	err := row.Scan(
 		&i.WalLevel,
 		&i.KeepSize,
+		&i.IdleTimeout,
 		&i.FreeSlots,
 		&i.OwnSlots,
 		&i.Role,

@@ -1,5 +1,5 @@
-// Generated columns: Postgres 18 refuses updates and deletes of tables whose replica identity holds generated columns that are
-// not published, and it knows virtual ones.
+// What is new in Postgres 18: it refuses updates and deletes of tables whose replica identity holds generated columns that are
+// not published, it knows virtual ones, and it can invalidate slots that nobody reads.
 
 package catalog_test
 
@@ -44,10 +44,7 @@ func TestGeneratedColumns(t *testing.T) {
 		}
 		return "", false
 	}
-	var version int
-	if err := d.Pool.QueryRow(ctx, `SELECT current_setting('server_version_num')::integer`).Scan(&version); err != nil {
-		t.Fatal(err)
-	}
+	before18 := serverVersion(t, d) < 180000
 
 	run(`CREATE TABLE sale (id int PRIMARY KEY, net int, gross int GENERATED ALWAYS AS (net * 2) STORED)`)
 	run(`CREATE TABLE parted (id int PRIMARY KEY, net int, gross int GENERATED ALWAYS AS (net * 2) STORED) PARTITION BY RANGE (id)`)
@@ -61,7 +58,7 @@ func TestGeneratedColumns(t *testing.T) {
 			t.Errorf("the doctor finds a fault in %s", table)
 		}
 	}
-	if version < 180000 {
+	if before18 {
 		return
 	}
 
@@ -93,5 +90,34 @@ func TestGeneratedColumns(t *testing.T) {
 	run(`ALTER TABLE sale ADD COLUMN vat int GENERATED ALWAYS AS (net / 5) VIRTUAL`)
 	if _, found := says("sale", "vat is virtual"); !found {
 		t.Error("the doctor does not see a virtual column of a watched table")
+	}
+}
+
+func serverVersion(t *testing.T, d *dbtest.DB) (version int) {
+	t.Helper()
+	if err := d.Pool.QueryRow(t.Context(), `SELECT current_setting('server_version_num')::integer`).Scan(&version); err != nil {
+		t.Fatal(err)
+	}
+	return version
+}
+
+func TestDoctorIdleTimeout(t *testing.T) {
+	t.Parallel()
+	says := func(d *dbtest.DB) bool {
+		problems, err := catalog.Doctor(t.Context(), d.Pool)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return slices.ContainsFunc(problems, func(p catalog.Problem) bool { return strings.Contains(p.Problem, "idle_replication_slot_timeout") })
+	}
+	d := dbtest.New(t)
+	if says(d) {
+		t.Error("the doctor speaks of a time-out that is not set")
+	}
+	if serverVersion(t, d) < 180000 {
+		return
+	}
+	if d = dbtest.NewOn(t, dbtest.OwnServer(t, "idle_replication_slot_timeout=1h")); !says(d) {
+		t.Error("the doctor does not see the time-out of slots")
 	}
 }
