@@ -16,6 +16,7 @@ import (
 	"github.com/riverqueue/river"
 
 	"github.com/pgautomate/pgautomate/db/dbq"
+	"github.com/pgautomate/pgautomate/internal/failpoint"
 	"github.com/pgautomate/pgautomate/jobs"
 )
 
@@ -33,9 +34,11 @@ func (e *Engine) insertFiringActions(ctx context.Context, q *dbq.Queries, keys [
 	for _, k := range keys {
 		p.Ids, p.CommittedAts = append(p.Ids, k.id), append(p.CommittedAts, k.at)
 	}
+	failpoint.Hit("firing-action-before-insert")
 	if _, err := q.InsertFiringActions(ctx, p); err != nil {
 		return nil, fmt.Errorf("actions of firings: %w", err)
 	}
+	failpoint.Hit("firing-action-after-insert")
 	e.scheduler.Wake()
 	return make([]struct{}, len(keys)), nil
 }

@@ -17,6 +17,8 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+
+	"github.com/pgautomate/pgautomate/internal/failpoint"
 )
 
 // Statuses of an action or job, as in the SQL enum job_status.
@@ -100,7 +102,9 @@ func (e *Executor) Run(ctx context.Context, id int64) error {
 	if e.Vars != nil {
 		s.Action.Vars = e.Vars(s)
 	}
+	failpoint.Hit("handler-before")
 	outcome := e.outcome(s, e.attempt(ctx, s))
+	failpoint.Hit("handler-done")
 	return e.finish(ctx, s, outcome)
 }
 

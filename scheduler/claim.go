@@ -9,6 +9,7 @@ import (
 	"github.com/riverqueue/river"
 
 	"github.com/pgautomate/pgautomate/db/dbq"
+	"github.com/pgautomate/pgautomate/internal/failpoint"
 	"github.com/pgautomate/pgautomate/jobs"
 )
 
@@ -113,8 +114,14 @@ func (s *Scheduler) claim(ctx context.Context, room map[string]int, known []stri
 		if err != nil {
 			return fmt.Errorf("lanes: %w", err)
 		}
+		if claimed > 0 {
+			failpoint.Hit("claim-before-commit")
+		}
 		return nil
 	})
+	if err == nil && claimed > 0 {
+		failpoint.Hit("claim-after-commit")
+	}
 	return claimed, err
 }
 

@@ -15,6 +15,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/pgautomate/pgautomate/db/dbq"
+	"github.com/pgautomate/pgautomate/internal/failpoint"
 	"github.com/pgautomate/pgautomate/jobs"
 )
 
@@ -148,13 +149,15 @@ func (l *Lifecycle) startBatch(ctx context.Context, ids []int64) ([]startAnswer,
 			return err
 		}
 		if count := countStarts(rows); len(count.Starts) > 0 {
-			return q.CountStarts(ctx, count)
+			err = q.CountStarts(ctx, count)
 		}
-		return nil
+		failpoint.Hit("start-before-commit")
+		return err
 	})
 	if err != nil {
 		return nil, fmt.Errorf("start: %w", err)
 	}
+	failpoint.Hit("start-after-commit")
 	l.hold(rows)
 	taken := time.Now()
 	for i := range rows {
@@ -308,7 +311,9 @@ func (l *Lifecycle) finishBatch(ctx context.Context, batch []finish) ([]finishAn
 		if rows, err = q.FinishActions(ctx, p); err != nil {
 			return err
 		}
-		return l.afterwards(ctx, q, rows, func(id int64) jobs.OnErrorPolicy { return batch[index[id]].o.OnError.Policy })
+		err = l.afterwards(ctx, q, rows, func(id int64) jobs.OnErrorPolicy { return batch[index[id]].o.OnError.Policy })
+		failpoint.Hit("finish-before-commit")
+		return err
 	})
 	if isBadValue(err) {
 		return l.finishSingly(ctx, batch, err)
@@ -316,6 +321,7 @@ func (l *Lifecycle) finishBatch(ctx context.Context, batch []finish) ([]finishAn
 	if err != nil {
 		return nil, fmt.Errorf("finish: %w", err)
 	}
+	failpoint.Hit("finish-after-commit")
 	done := make(map[int64]bool, len(rows))
 	for _, r := range rows {
 		done[r.ID] = true
@@ -497,11 +503,14 @@ func (l *Lifecycle) finishAlone(ctx context.Context, s *jobs.Started, o jobs.Out
 		if err != nil {
 			return err
 		}
-		return l.afterwards(ctx, q, rows, func(int64) jobs.OnErrorPolicy { return policy })
+		err = l.afterwards(ctx, q, rows, func(int64) jobs.OnErrorPolicy { return policy })
+		failpoint.Hit("effect-before-commit")
+		return err
 	})
 	if err != nil {
 		return fmt.Errorf("finish: %w", err)
 	}
+	failpoint.Hit("effect-after-commit")
 	if !held {
 		l.logger.WarnContext(ctx, "an action was taken over by another worker meanwhile; its effect is dropped", "action", s.Action.ID)
 		return nil
@@ -648,7 +657,9 @@ func (l *Lifecycle) rescue(ctx context.Context, deadAfter time.Duration) error {
 			signal.PerformAts = append(signal.PerformAts, *r.PerformAt)
 			l.logger.WarnContext(ctx, "an action's worker is gone; the action runs again", "action", r.ID)
 		}
-		return q.Signal(ctx, signal)
+		err = q.Signal(ctx, signal)
+		failpoint.Hit("rescue-before-commit")
+		return err
 	})
 	if err != nil {
 		return fmt.Errorf("rescue: %w", err)

@@ -12,6 +12,7 @@ import (
 	"github.com/riverqueue/river"
 
 	"github.com/pgautomate/pgautomate/db/dbq"
+	"github.com/pgautomate/pgautomate/internal/failpoint"
 	"github.com/pgautomate/pgautomate/jobs"
 )
 
@@ -135,6 +136,7 @@ func (s *Scheduler) tick(ctx context.Context, capacity map[string]int64) (bool, 
 		if _, err := q.MergeSignals(ctx, 50_000); err != nil {
 			return false, fmt.Errorf("signals: %w", err)
 		}
+		failpoint.Hit("signals-merged")
 	}
 	if due.Stalled {
 		if err := s.Lifecycle.advanceStalled(ctx); err != nil {
