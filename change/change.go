@@ -232,12 +232,36 @@ type Commit struct {
 	Time time.Time
 
 	// Changes are net, one per object, in the order in which the commit first
-	// touched them.
+	// touched them. Of a commit that is too large for memory Large has them
+	// instead; read them with Each, which knows both.
 	Changes []Change
+	Large   Large
 
 	Messages  []Message
 	Truncated []*Object
 	Notes     []Note
+}
+
+// Large gives the net changes of a commit that is not in memory.
+type Large interface {
+	// Each calls f with each change, in the order of first touch, until f gives
+	// an error, which it returns. It may be called again. The Change is f's only
+	// until f returns; what its fields point to stays as it is, but should be
+	// copied rather than kept: it keeps a block of 64 KiB.
+	Each(f func(*Change) error) error
+}
+
+// Each calls f with each change of the commit: see Large.
+func (c *Commit) Each(f func(*Change) error) error {
+	if c.Large != nil {
+		return c.Large.Each(f)
+	}
+	for i := range c.Changes {
+		if err := f(&c.Changes[i]); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // Note is something worth a person's knowing that must not stop the stream; it

@@ -26,7 +26,9 @@ func (d *discard) Apply(ctx context.Context, commits []*change.Commit, position 
 	err := pgx.BeginFunc(ctx, d.w.db.Pool, func(tx pgx.Tx) error { return d.store.Advance(ctx, tx, position) })
 	n := 0
 	for _, c := range commits {
-		n += len(c.Changes)
+		if err := c.Each(func(*change.Change) error { n++; return nil }); err != nil {
+			return err
+		}
 	}
 	if err == nil && n > 0 {
 		d.seen <- n

@@ -25,7 +25,23 @@
 //
 // Protocol version 1 sends whole transactions in commit order; what is rolled
 // back is never sent. Within a commit each object's changes are netted to the
-// row before and the row after. A single transaction is held in memory whole.
+// row before and the row after.
+//
+// # Large transactions
+//
+// The memory that a transaction takes is bounded, its size is not: beyond
+// Config.MaxTransactionBytes it is netted in temporary files without a name, by
+// the same code and to the same effect (see spill.go), and handed on by
+// change.Commit's Each, which walks the files in the order of first touch, as
+// often as the applier has to try. It is a batch by itself, in one transaction
+// with its checkpoint like any other; when it fails, or the session ends, the
+// files go, and it comes again whole.
+//
+// Nothing overtakes it, for commits take effect in commit order: a commit that
+// comes after it, of whatever organization, is decided when its turn comes. That
+// is as soon as the large one is applied, not later; with an applier that writes
+// a row and a job for each change, that was about 40 s for a million changes.
+// Commits that are received before it don't wait for it.
 //
 // # States
 //

@@ -43,7 +43,9 @@ type Applier interface {
 	// 40001, 40P01) are tried again at once, with the same commits.
 	//
 	// The slice is reused after Apply returned, the commits are not. Rows and
-	// ids alias blocks of 64 KiB: copy what is to be kept for long.
+	// ids alias blocks of 64 KiB: copy what is to be kept for long. A commit
+	// whose Large is set is alone, may come to no change at all, and can be read
+	// only until Apply returns: read every commit with Each.
 	Apply(ctx context.Context, commits []*change.Commit, position change.EndLSN) error
 }
 
@@ -83,12 +85,27 @@ type Config struct {
 
 	// MaxBatchCommits and MaxBatchBytes bound what is applied in one
 	// transaction: 10,000 commits, 32 MiB of rows. A commit that is larger is a
-	// batch by itself. Larger batches are faster and hold locks for longer. The
-	// feed holds at most two batches, one being applied and one gathering, and
-	// the commit being read: a single transaction is held whole, with about
-	// half a kilobyte beside the bytes of each changed row.
+	// batch by itself. Larger batches are faster and hold locks for longer.
 	MaxBatchCommits int
 	MaxBatchBytes   int
+
+	// MaxTransactionBytes bounds the memory of the transaction being read: 64
+	// MiB, of which each touched object takes 400 bytes beside its rows. A larger
+	// one is netted in temporary files, behind caches of less than that size. So
+	// the feed holds, whatever is sent to it, the commit being read, one that
+	// waits for room, and two batches, one gathering and one being applied: with
+	// the default limits, and commits below them, at most 256 MiB, and with a
+	// single transaction of any size about 64 MiB; on top of that come the rows
+	// of one message and the garbage that Go allows (GOGC, GOMEMLIMIT).
+	MaxTransactionBytes int
+
+	// SpillDir is where the temporary files are made: os.TempDir(), which
+	// follows TMPDIR. A transaction takes there the bytes of its rows, old and
+	// new, and about 150 bytes for each touched object, until it is applied. The
+	// files have no names: they are gone with the process, however it ends. When
+	// the disk is full the session ends with an error and is tried again; nothing
+	// is lost. A folder that is itself in memory defeats the purpose.
+	SpillDir string
 
 	// StatusInterval is the longest time between two status messages to the
 	// server: 10 s, and always at most a third of the server's
@@ -184,6 +201,7 @@ func New(cfg Config) (*Feed, error) {
 	}
 	setDefault(&cfg.MaxBatchCommits, 10_000)
 	setDefault(&cfg.MaxBatchBytes, 32<<20)
+	setDefault(&cfg.MaxTransactionBytes, 64<<20)
 	setDefault(&cfg.StatusInterval, 10*time.Second)
 	setDefault(&cfg.StandbyInterval, time.Second)
 	setDefault(&cfg.MinBackoff, 100*time.Millisecond)

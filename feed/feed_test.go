@@ -172,7 +172,7 @@ func (r *recorder) Apply(ctx context.Context, commits []*change.Commit, position
 
 // describe gives a commit as lines.
 func describe(c *change.Commit) (lines []string) {
-	for _, ch := range c.Changes {
+	err := c.Each(func(ch *change.Change) error {
 		s := fmt.Sprintf("%s %s: %s -> %s", ch.Object.Type, ch.ID, rowText(ch.BeforeRelation, ch.Before, ch.BeforeUnknown), rowText(ch.Relation, ch.After, false))
 		if ch.OldID != "" {
 			s += " was " + ch.OldID
@@ -181,6 +181,10 @@ func describe(c *change.Commit) (lines []string) {
 			s += fmt.Sprintf(" moved %s>%s", ch.OldOrganization, ch.Organization)
 		}
 		lines = append(lines, s)
+		return nil
+	})
+	if err != nil {
+		lines = append(lines, err.Error())
 	}
 	for _, o := range c.Truncated {
 		lines = append(lines, "truncated "+o.Type)

@@ -52,28 +52,44 @@ func newLayout(rel *change.Relation, obj *change.Object) *layout {
 
 // entry is one object that the open transaction touched.
 type entry struct {
-	object *change.Object
-
 	existed bool // before the transaction
 	unknown bool // existed, or may have, and its row was not sent
 	alive   bool // exists now
 	dropped bool // reported as nothing
 
-	before, after             change.Row
-	beforeLayout, afterLayout *layout
+	before, after             ref     // rows
+	beforeLayout, afterLayout *layout // of one object type; never nil, but for after until it is set
 
-	original string // id before the transaction; at birth, when it did not exist
-	id       string // id now, or the last one
+	original ref // id before the transaction; at birth, when it did not exist
+	id       ref // id now, or the last one
 
-	next int32 // another live entry under the same id, plus 1; 0: none
+	next int // another live entry under the same id, plus 1; 0: none
+}
+
+// ref says where kept bytes are: in memory a block's number and the place in it,
+// 32 bits each, in files the place in the log of rows. A row is never empty, so
+// the zero ref is no row.
+type ref struct {
+	at   uint64
+	size uint32
 }
 
 type objectKey struct{ typ, id string }
 
-// netter gathers one transaction. Begin starts the next one.
+// netter gathers one transaction. begin starts the next one. What a transaction
+// keeps is in memory until it takes more than limit, then in files (see spill).
+// The methods that take rows, and finish, panic with a spillError when the files
+// fail: see rescue.
 type netter struct {
-	arena arena
-	orgs  map[string]string // interned organization ids
+	limit  int // 0: none
+	dir    string
+	opened func(*spill) // called before the first file is made
+	pause  func() error // called now and then by what takes long
+
+	arena  arena
+	blocks [][]byte // of the transaction; the refs say which
+	inUse  bool     // the last of them is the arena's
+	orgs   interned
 
 	commit   *change.Commit
 	entries  []entry
@@ -83,8 +99,11 @@ type netter struct {
 	// Above a few entries, maps find them. live: entries under their present
 	// id, chained by entry.next. gone: dead entries under their original id.
 	indexed bool
-	live    map[objectKey]int32
-	gone    map[objectKey]int32
+	live    map[objectKey]int
+	gone    map[objectKey]int
+
+	spill *spill // has the entries, the rows and the index in place of the above
+	key   []byte
 
 	truncated []string // object types
 }
@@ -93,6 +112,7 @@ const (
 	scanLimit    = 8       // up to so many entries a scan is faster than a map
 	keepEntries  = 1 << 14 // larger tables are given back after the transaction
 	keepInterned = 1 << 14
+	entryCost    = 400 // bytes that an entry takes beside its rows, at most: itself, its place in a map, its change.Change
 )
 
 func (n *netter) begin(xid uint32) {
@@ -107,9 +127,62 @@ func (n *netter) begin(xid uint32) {
 		clear(n.gone)
 		n.indexed = false
 	}
+	clear(n.blocks)
+	n.blocks, n.inUse = n.blocks[:0], false
 	n.truncated = n.truncated[:0]
 	n.size = 0
 	n.collided = false
+	n.spill = nil
+}
+
+// room takes a transaction that has become too large to files.
+func (n *netter) room() {
+	if n.spill != nil || n.limit == 0 || n.size+len(n.entries)*entryCost <= n.limit {
+		return
+	}
+	if !n.indexed {
+		n.index(len(n.entries))
+	}
+	s := newSpill(n.dir, n.limit, n.pause)
+	if n.opened != nil {
+		n.opened(s)
+	}
+	s.open()
+	move := func(r ref) ref {
+		if r.size == 0 {
+			return ref{}
+		}
+		return s.rows.append(n.bytes(0, r))
+	}
+	for i := range n.entries {
+		e := n.entries[i]
+		original, id := e.original, e.id
+		before, after := e.before, e.after
+		e.before, e.after = move(before), move(after)
+		// An id lies in the row that it came with, if that is still kept.
+		place := func(r ref) ref {
+			for _, row := range [][2]ref{{before, e.before}, {after, e.after}} {
+				if r.at >= row[0].at && r.at+uint64(r.size) <= row[0].at+uint64(row[0].size) {
+					return ref{row[1].at + r.at - row[0].at, r.size}
+				}
+			}
+			return move(r)
+		}
+		e.original, e.id = place(original), place(id)
+		s.add(&e)
+	}
+	s.live, s.gone = newTable(s, s.limit/2, len(n.live)), newTable(s, s.limit/8, len(n.gone))
+	for _, m := range []struct {
+		from map[objectKey]int
+		to   *table
+	}{{n.live, s.live}, {n.gone, s.gone}} {
+		for key, i := range m.from {
+			m.to.set(s.hash(key.typ, []byte(key.id)), i, func(int) bool { return false })
+		}
+	}
+	n.entries, n.live, n.gone, n.blocks, n.inUse = nil, nil, nil, nil, false
+	n.arena = arena{}
+	n.spill = s
 }
 
 func (n *netter) insert(l *layout, row []byte) {
@@ -118,24 +191,24 @@ func (n *netter) insert(l *layout, row []byte) {
 		n.undecodable(l, reason)
 		return
 	}
+	n.room()
 	kept := n.keep(row)
+	kid := within(kept, row, l.id)
 	// A row that comes back under the id it had is the same object.
 	if i := n.findGone(l.object.Type, id); i >= 0 {
-		e := &n.entries[i]
 		n.forgetGone(i)
-		e.alive, e.after, e.afterLayout = true, kept, l
-		e.id = idOf(kept, l.id)
+		e := n.load(i)
+		e.alive, e.after, e.afterLayout, e.id = true, kept, l, kid
+		n.store(i, &e)
 		n.addLive(i)
 		return
 	}
-	i := n.add(entry{
-		object: l.object, alive: true, after: kept, afterLayout: l, beforeLayout: l,
+	n.addLive(n.add(&entry{
+		alive: true, after: kept, afterLayout: l, beforeLayout: l,
 		// A truncated table may have held it.
-		unknown: n.wasTruncated(l.object.Type),
-		id:      idOf(kept, l.id),
-	})
-	n.entries[i].original = n.entries[i].id
-	n.addLive(i)
+		unknown:  n.wasTruncated(l.object.Type),
+		original: kid, id: kid,
+	}))
 }
 
 func (n *netter) update(l *layout, oldKind byte, old, row []byte) {
@@ -170,37 +243,43 @@ func (n *netter) update(l *layout, oldKind byte, old, row []byte) {
 		return
 	}
 	if oldKind == oldFull && cellAt(old, l.id).Kind == change.Null {
-		n.insert(l, n.fill(row, old, l, l)) // a row that gets an id becomes an object
+		n.insert(l, fill(row, old, l, l)) // a row that gets an id becomes an object
 		return
 	}
 
+	n.room()
 	oldID := borrow(oldCell.Data)
 	i := n.findLive(l, oldID, oldKind, old)
 	if i < 0 {
-		e := entry{object: l.object, existed: true, alive: true, unknown: oldKind != oldFull, beforeLayout: l}
+		e := entry{existed: true, alive: true, unknown: oldKind != oldFull, beforeLayout: l}
 		if oldKind == oldFull {
 			e.before = n.keep(old)
-			e.original = idOf(e.before, l.id)
+			e.original = within(e.before, old, l.id)
 		} else {
-			e.original = n.keepString(oldCell.Data)
+			e.original = n.keepID(oldID)
 		}
 		e.id = e.original
-		i = n.add(e)
+		i = n.add(&e)
 		n.addLive(i)
 	}
-	e := &n.entries[i]
+	e := n.load(i)
 	switch {
 	case oldKind == oldFull:
-		e.after = n.fill(row, old, l, l)
-	case e.after != nil:
-		e.after = n.fill(row, e.after, l, e.afterLayout)
+		e.after = n.keep(fill(row, old, l, l))
+	case e.after.size != 0:
+		e.after = n.keep(fill(row, n.bytes(0, e.after), l, e.afterLayout))
 	default:
 		e.after = n.keep(row)
 	}
 	e.afterLayout = l
-	if newID := borrow(newCell.Data); newID != e.id {
+	newID := borrow(newCell.Data)
+	moved := newID != borrow(n.bytes(0, e.id))
+	n.store(i, &e)
+	if moved {
 		n.dropLive(i)
-		e.id = n.keepString(newCell.Data)
+		e := n.load(i)
+		e.id = n.keepID(newID)
+		n.store(i, &e)
 		n.addLive(i)
 	}
 }
@@ -215,17 +294,18 @@ func (n *netter) delete(l *layout, oldKind byte, old []byte) {
 		n.undecodable(l, reason)
 		return
 	}
+	n.room()
 	i := n.findLive(l, id, oldKind, old)
 	if i < 0 {
-		e := entry{object: l.object, existed: true, alive: true, unknown: oldKind != oldFull, beforeLayout: l, afterLayout: l}
+		e := entry{existed: true, alive: true, unknown: oldKind != oldFull, beforeLayout: l, afterLayout: l}
 		if oldKind == oldFull {
 			e.before = n.keep(old)
-			e.id = idOf(e.before, l.id)
+			e.id = within(e.before, old, l.id)
 		} else {
-			e.id = n.keepString([]byte(id))
+			e.id = n.keepID(id)
 		}
 		e.original = e.id
-		i = n.add(e)
+		i = n.add(&e)
 		n.addLive(i)
 	}
 	n.die(i)
@@ -234,9 +314,9 @@ func (n *netter) delete(l *layout, oldKind byte, old []byte) {
 // truncate empties a table. Rows that this transaction touched are known to be
 // gone; of the others nothing is known but that they are gone.
 func (n *netter) truncate(l *layout) {
-	for i := range n.entries {
-		if e := &n.entries[i]; e.alive && e.afterLayout.relation.OID == l.relation.OID {
-			n.die(int32(i))
+	for i := range n.count() {
+		if e := n.load(i); e.alive && e.afterLayout.relation.OID == l.relation.OID {
+			n.die(i)
 		}
 	}
 	if !n.wasTruncated(l.object.Type) {
@@ -256,9 +336,21 @@ func (n *netter) finish() (*change.Commit, int) {
 	if n.collided {
 		n.mergeReplaced()
 	}
+	if s := n.spill; s != nil {
+		if slices.ContainsFunc(s.layouts, func(l *layout) bool { return l.noOrg }) {
+			// Seldom, and worth another pass: notes go before the changes.
+			if err := s.each(func(*change.Change) error { return nil }, n.orgMissing); err != nil {
+				fail(err)
+			}
+		}
+		s.release()
+		n.commit.Large = s
+		n.spill = nil
+		return n.commit, n.size
+	}
 	count := 0
 	for i := range n.entries {
-		if n.nothing(&n.entries[i]) {
+		if nothing(n, &n.entries[i]) {
 			n.entries[i].dropped = true
 		} else {
 			count++
@@ -267,74 +359,97 @@ func (n *netter) finish() (*change.Commit, int) {
 	if count > 0 {
 		n.commit.Changes = make([]change.Change, 0, count)
 		for i := range n.entries {
-			if !n.entries[i].dropped {
-				n.commit.Changes = append(n.commit.Changes, n.change(&n.entries[i]))
+			if e := &n.entries[i]; !e.dropped {
+				n.commit.Changes = append(n.commit.Changes, netChange(e, n.bytes(0, e.before), n.bytes(0, e.after),
+					borrow(n.bytes(0, e.original)), borrow(n.bytes(0, e.id)), &n.orgs, n.orgMissing))
 			}
 		}
 	}
 	return n.commit, n.size + count*int(unsafe.Sizeof(change.Change{}))
 }
 
+// keeper gives kept bytes. What one window gave holds at least until it is asked
+// again.
+type keeper interface {
+	bytes(window int, r ref) []byte
+}
+
 // nothing says whether an entry comes to no change at all.
-func (n *netter) nothing(e *entry) bool {
+func nothing(k keeper, e *entry) bool {
 	switch {
 	case e.dropped:
 		return true
 	case !e.alive:
 		return !e.existed
-	case !e.existed || e.unknown:
+	case !e.existed || e.unknown || e.beforeLayout.relation != e.afterLayout.relation:
 		return false
 	default:
-		return e.original == e.id && e.beforeLayout.relation == e.afterLayout.relation && bytes.Equal(e.before, e.after)
+		return same(k, e.original, e.id) && same(k, e.before, e.after)
 	}
 }
 
-func (n *netter) change(e *entry) change.Change {
+func same(k keeper, a, b ref) bool {
+	return a == b || a.size == b.size && bytes.Equal(k.bytes(0, a), k.bytes(1, b))
+}
+
+// netChange makes an entry's change from its rows and ids.
+func netChange(e *entry, before, after change.Row, original, id string, orgs *interned, orgMissing func(*layout)) change.Change {
 	c := change.Change{
-		Object:        e.object,
+		Object:        e.beforeLayout.object,
 		Relation:      e.afterLayout.relation,
-		Before:        e.before,
+		Before:        before,
 		BeforeUnknown: e.unknown,
-		ID:            e.id,
+		ID:            id,
 	}
 	c.BeforeRelation = c.Relation
-	if e.before != nil {
+	if before != nil {
 		c.BeforeRelation = e.beforeLayout.relation
-		c.OldOrganization = n.organization(e.before, e.beforeLayout)
+		c.OldOrganization = organization(before, e.beforeLayout, orgs, orgMissing)
 	}
 	if !e.alive {
 		// Gone: everything is as before the commit.
-		c.Relation, c.ID = c.BeforeRelation, e.original
+		c.Relation, c.ID = c.BeforeRelation, original
 		return c
 	}
-	c.After = e.after
-	c.Organization = n.organization(e.after, e.afterLayout)
-	if e.existed && e.original != e.id {
-		c.OldID = e.original
+	c.After = after
+	c.Organization = organization(after, e.afterLayout, orgs, orgMissing)
+	if e.existed && original != id {
+		c.OldID = original
 	}
 	return c
 }
 
-func (n *netter) organization(row change.Row, l *layout) string {
+func organization(row change.Row, l *layout, orgs *interned, missing func(*layout)) string {
 	if l.object.Organization == "" {
 		return change.DefaultOrganization
 	}
 	if l.noOrg {
-		n.note("column_missing", l.relation, l.object, "the organization column "+l.object.Organization+" is not in the table")
+		missing(l)
 		return ""
 	}
 	c := cellAt(row, l.org)
 	if c.Kind != change.Text {
 		return ""
 	}
-	if s, ok := n.orgs[string(c.Data)]; ok {
+	return orgs.get(c.Data)
+}
+
+func (n *netter) orgMissing(l *layout) {
+	n.note("column_missing", l.relation, l.object, "the organization column "+l.object.Organization+" is not in the table")
+}
+
+// interned are organization ids.
+type interned map[string]string
+
+func (m *interned) get(b []byte) string {
+	if s, ok := (*m)[string(b)]; ok {
 		return s
 	}
-	if n.orgs == nil || len(n.orgs) >= keepInterned {
-		n.orgs = make(map[string]string)
+	if *m == nil || len(*m) >= keepInterned {
+		*m = make(map[string]string)
 	}
-	s := string(c.Data)
-	n.orgs[s] = s
+	s := string(b)
+	(*m)[s] = s
 	return s
 }
 
@@ -342,168 +457,279 @@ func (n *netter) organization(row change.Row, l *layout) string {
 // id before it went: a replacement under a deferred unique constraint, the same
 // as delete + insert.
 func (n *netter) mergeReplaced() {
-	gone := make(map[objectKey]int)
-	for i := range n.entries {
-		if e := &n.entries[i]; e.existed && !e.alive && !e.dropped {
-			gone[objectKey{e.object.Type, e.original}] = i
+	var gone map[objectKey]int
+	var goneTable *table
+	if n.spill != nil {
+		goneTable = newTable(n.spill, n.limit/8, 0)
+		defer goneTable.pages.close()
+	} else {
+		gone = make(map[objectKey]int)
+	}
+	for i := range n.count() {
+		if e := n.load(i); e.existed && !e.alive && !e.dropped {
+			key := n.keyOf(&e, e.original)
+			if gone != nil {
+				gone[key] = i
+			} else {
+				n.spill.setKey(goneTable, key, byOriginal, i)
+			}
 		}
 	}
-	for i := range n.entries {
-		b := &n.entries[i]
+	for i := range n.count() {
+		b := n.load(i)
 		if b.existed || !b.alive || b.dropped {
 			continue
 		}
-		key := objectKey{b.object.Type, b.id}
-		g, ok := gone[key]
+		key := n.keyOf(&b, b.id)
+		var g int
+		var ok bool
+		if gone != nil {
+			g, ok = gone[key]
+			delete(gone, key)
+		} else {
+			g, ok = n.spill.getKey(goneTable, key, byOriginal)
+			if ok {
+				n.spill.removeKey(goneTable, key, byOriginal)
+			}
+		}
 		if !ok {
 			continue
 		}
-		delete(gone, key)
-		d := &n.entries[g]
-		first, second := d, b
-		if i < g {
-			first, second = b, d
-		}
-		merged := *d
+		d := n.load(g)
+		merged := d
 		merged.alive, merged.after, merged.afterLayout, merged.id = true, b.after, b.afterLayout, b.id
-		*first = merged
-		second.dropped = true
+		first, second := g, i
+		other := b
+		if i < g {
+			first, second, other = i, g, d
+		}
+		other.dropped = true
+		n.store(first, &merged)
+		n.store(second, &other)
 	}
 }
 
-// ---- finding entries
+// ---- entries
 
-func (n *netter) add(e entry) int32 {
-	n.entries = append(n.entries, e)
-	i := int32(len(n.entries) - 1)
+func (n *netter) count() int {
+	if n.spill != nil {
+		return n.spill.count
+	}
+	return len(n.entries)
+}
+
+func (n *netter) load(i int) entry {
+	if n.spill != nil {
+		n.spill.rest()
+		return n.spill.load(i)
+	}
+	return n.entries[i]
+}
+
+func (n *netter) store(i int, e *entry) {
+	if n.spill != nil {
+		n.spill.store(i, e)
+	} else {
+		n.entries[i] = *e
+	}
+}
+
+func (n *netter) add(e *entry) int {
+	if n.spill != nil {
+		return n.spill.add(e)
+	}
+	n.entries = append(n.entries, *e)
+	i := len(n.entries) - 1
 	if !n.indexed && len(n.entries) > scanLimit {
-		n.index()
+		n.index(i) // its caller adds the last one
 	}
 	return i
 }
 
-func (n *netter) index() {
+// index brings the first entries into the maps.
+func (n *netter) index(count int) {
 	if n.live == nil {
-		n.live, n.gone = make(map[objectKey]int32), make(map[objectKey]int32)
+		n.live, n.gone = make(map[objectKey]int), make(map[objectKey]int)
 	}
 	n.indexed = true
-	last := len(n.entries) - 1 // being added: its caller adds it
-	for i := range n.entries[:last] {
+	for i := range n.entries[:count] {
 		e := &n.entries[i]
 		e.next = 0
 		if e.alive {
-			n.addLive(int32(i))
+			n.addLive(i)
 		} else if e.existed && !e.dropped {
-			n.gone[objectKey{e.object.Type, e.original}] = int32(i)
+			n.setGone(i, e)
 		}
 	}
 }
 
-func (n *netter) addLive(i int32) {
-	if !n.indexed {
-		return
+// keyOf gives an entry's key, until the next one is asked for: in memory it is
+// for ever.
+func (n *netter) keyOf(e *entry, id ref) objectKey {
+	b := n.bytes(0, id)
+	if n.spill != nil {
+		n.key = append(n.key[:0], b...)
+		b = n.key
 	}
-	e := &n.entries[i]
-	key := objectKey{e.object.Type, e.id}
-	if head, ok := n.live[key]; ok {
-		e.next = head + 1
-	} else {
-		e.next = 0
-	}
-	n.live[key] = i
+	return objectKey{e.beforeLayout.object.Type, borrow(b)}
 }
 
-func (n *netter) dropLive(i int32) {
+func (n *netter) getLive(key objectKey) (i int, ok bool) {
+	if n.spill != nil {
+		return n.spill.getKey(n.spill.live, key, byID)
+	}
+	i, ok = n.live[key]
+	return i, ok
+}
+
+func (n *netter) setLive(key objectKey, i int) {
+	if n.spill != nil {
+		n.spill.setKey(n.spill.live, key, byID, i)
+	} else {
+		n.live[key] = i
+	}
+}
+
+func (n *netter) addLive(i int) {
 	if !n.indexed {
 		return
 	}
-	e := &n.entries[i]
-	key := objectKey{e.object.Type, e.id}
-	head, ok := n.live[key]
+	e := n.load(i)
+	key := n.keyOf(&e, e.id)
+	e.next = 0
+	if head, ok := n.getLive(key); ok {
+		e.next = head + 1
+	}
+	n.store(i, &e)
+	n.setLive(key, i)
+}
+
+func (n *netter) dropLive(i int) {
+	if !n.indexed {
+		return
+	}
+	e := n.load(i)
+	key := n.keyOf(&e, e.id)
+	head, ok := n.getLive(key)
 	switch {
 	case !ok:
+	case head == i && e.next == 0 && n.spill != nil:
+		n.spill.removeKey(n.spill.live, key, byID)
 	case head == i && e.next == 0:
 		delete(n.live, key)
 	case head == i:
-		n.live[key] = e.next - 1
+		n.setLive(key, e.next-1)
 	default:
-		for at := head; n.entries[at].next != 0; at = n.entries[at].next - 1 {
-			if n.entries[at].next-1 == i {
-				n.entries[at].next = e.next
+		for at := head; ; {
+			o := n.load(at)
+			if o.next == 0 {
 				break
 			}
+			if o.next-1 == i {
+				o.next = e.next
+				n.store(at, &o)
+				break
+			}
+			at = o.next - 1
 		}
 	}
 	e.next = 0
+	n.store(i, &e)
 }
 
-func (n *netter) die(i int32) {
+func (n *netter) die(i int) {
 	n.dropLive(i)
-	e := &n.entries[i]
-	e.alive, e.after = false, nil
-	if e.existed {
-		if n.indexed {
-			n.gone[objectKey{e.object.Type, e.original}] = i
-		}
-	} else {
-		e.dropped = true // born and gone in one transaction
+	e := n.load(i)
+	e.alive, e.after = false, ref{}
+	e.dropped = !e.existed // born and gone in one transaction
+	n.store(i, &e)
+	if e.existed && n.indexed {
+		n.setGone(i, &e)
 	}
 }
 
-func (n *netter) findGone(typ, id string) int32 {
+func (n *netter) setGone(i int, e *entry) {
+	key := n.keyOf(e, e.original)
+	if n.spill != nil {
+		n.spill.setKey(n.spill.gone, key, byOriginal, i)
+	} else {
+		n.gone[key] = i
+	}
+}
+
+func (n *netter) findGone(typ, id string) int {
+	key := objectKey{typ, id}
+	if n.spill != nil {
+		if i, ok := n.spill.getKey(n.spill.gone, key, byOriginal); ok {
+			return i
+		}
+		return -1
+	}
 	if n.indexed {
-		if i, ok := n.gone[objectKey{typ, id}]; ok {
+		if i, ok := n.gone[key]; ok {
 			return i
 		}
 		return -1
 	}
 	for i := len(n.entries) - 1; i >= 0; i-- {
-		if e := &n.entries[i]; !e.alive && e.existed && e.original == id && e.object.Type == typ {
-			return int32(i)
+		if e := &n.entries[i]; !e.alive && e.existed && n.is(e, e.original, key) {
+			return i
 		}
 	}
 	return -1
 }
 
-func (n *netter) forgetGone(i int32) {
-	if n.indexed {
-		e := &n.entries[i]
-		delete(n.gone, objectKey{e.object.Type, e.original})
+func (n *netter) is(e *entry, id ref, key objectKey) bool {
+	return borrow(n.bytes(0, id)) == key.id && e.beforeLayout.object.Type == key.typ
+}
+
+func (n *netter) forgetGone(i int) {
+	if !n.indexed {
+		return
+	}
+	e := n.load(i)
+	key := n.keyOf(&e, e.original)
+	if n.spill != nil {
+		n.spill.removeKey(n.spill.gone, key, byOriginal)
+	} else {
+		delete(n.gone, key)
 	}
 }
 
 // findLive finds the entry whose row is now the given old row. Usually one
 // entry bears the id and that is it; but with the whole old row at hand, a row
 // that differs from it under the same layout is another row.
-func (n *netter) findLive(l *layout, id string, oldKind byte, old []byte) int32 {
-	fallback := int32(-1)
+func (n *netter) findLive(l *layout, id string, oldKind byte, old []byte) int {
+	fallback := -1
 	seen := false
-	consider := func(i int32) bool {
-		e := &n.entries[i]
+	consider := func(i int, e *entry) bool {
 		seen = true
-		if oldKind == oldFull && e.after != nil && e.afterLayout.relation == l.relation {
-			return sameRow(e.after, old)
+		if oldKind == oldFull && e.after.size != 0 && e.afterLayout.relation == l.relation {
+			return sameRow(n.bytes(0, e.after), old)
 		}
 		if fallback < 0 {
 			fallback = i // the layout changed meanwhile, or no old row: the id decides
 		}
 		return false
 	}
+	key := objectKey{l.object.Type, id}
 	if n.indexed {
-		head, ok := n.live[objectKey{l.object.Type, id}]
+		head, ok := n.getLive(key)
 		if !ok {
 			return -1
 		}
-		for at := head + 1; at != 0; at = n.entries[at-1].next {
-			if consider(at - 1) {
-				return at - 1
+		for at := head; at >= 0; {
+			e := n.load(at)
+			if consider(at, &e) {
+				return at
 			}
+			at = e.next - 1
 		}
 	} else {
 		for i := len(n.entries) - 1; i >= 0; i-- {
-			if e := &n.entries[i]; e.alive && e.id == id && e.object.Type == l.object.Type {
-				if consider(int32(i)) {
-					return int32(i)
+			if e := &n.entries[i]; e.alive && n.is(e, e.id, key) {
+				if consider(i, e) {
+					return i
 				}
 			}
 		}
@@ -554,39 +780,51 @@ func sameWidth(l *layout, row []byte) bool {
 
 // cellAt walks to one cell of a well-formed row.
 func cellAt(row []byte, index int) change.Cell {
+	c, _ := cellIn(row, index)
+	return c
+}
+
+// within is where a text cell of a kept row is kept.
+func within(kept ref, row []byte, index int) ref {
+	c, place := cellIn(row, index)
+	return ref{kept.at + uint64(place), uint32(len(c.Data))}
+}
+
+// cellIn also gives the place of the cell's data.
+func cellIn(row []byte, index int) (c change.Cell, place int) {
 	at := 2
 	for i := 0; at < len(row); i++ {
 		kind := row[at]
 		at++
 		if kind != change.Text {
 			if i == index {
-				return change.Cell{Kind: kind}
+				return change.Cell{Kind: kind}, at
 			}
 			continue
 		}
 		size := int(binary.BigEndian.Uint32(row[at:]))
 		at += 4
 		if i == index {
-			return change.Cell{Kind: kind, Data: row[at : at+size : at+size]}
+			return change.Cell{Kind: kind, Data: row[at : at+size : at+size]}, at
 		}
 		at += size
 	}
-	return change.Cell{Kind: change.Null}
+	return change.Cell{Kind: change.Null}, at
 }
 
-// fill keeps row, with the values that it says are unchanged taken from the
+// fill gives row with the values that it says are unchanged taken from the
 // other row. Columns are matched by name when the layouts differ.
-func (n *netter) fill(row, from []byte, l, fromLayout *layout) change.Row {
+func fill(row, from []byte, l, fromLayout *layout) []byte {
 	if !hasUnchanged(row) {
-		return n.keep(row)
+		return row
 	}
 	cells, err := change.Row(row).Decode(make([]change.Cell, 0, len(l.relation.Columns)))
 	if err != nil {
-		return n.keep(row)
+		return row
 	}
 	other, err := change.Row(from).Decode(make([]change.Cell, 0, len(fromLayout.relation.Columns)))
 	if err != nil {
-		return n.keep(row)
+		return row
 	}
 	for i := range cells {
 		if cells[i].Kind != change.Unchanged {
@@ -600,7 +838,7 @@ func (n *netter) fill(row, from []byte, l, fromLayout *layout) change.Row {
 			cells[i] = other[j]
 		}
 	}
-	return n.keep(change.MakeRow(cells))
+	return change.MakeRow(cells)
 }
 
 func hasUnchanged(row []byte) bool {
@@ -639,16 +877,48 @@ func sameRow(pending, old []byte) bool {
 	return true
 }
 
-func (n *netter) keep(row []byte) change.Row {
+// keep copies a row.
+func (n *netter) keep(row []byte) ref {
 	n.size += len(row)
-	return n.arena.copy(row)
+	return n.keepBytes(row)
 }
 
-func (n *netter) keepString(b []byte) string { return borrow(n.arena.copy(b)) }
+func (n *netter) keepID(id string) ref {
+	n.size += len(id)
+	return n.keepBytes(unsafe.Slice(unsafe.StringData(id), len(id)))
+}
 
-// idOf gives the id of a kept row without a copy: it aliases the row, which
-// nobody changes.
-func idOf(kept change.Row, index int) string { return borrow(cellAt(kept, index).Data) }
+func (n *netter) keepBytes(b []byte) ref {
+	if len(b) == 0 {
+		return ref{}
+	}
+	if n.spill != nil {
+		return n.spill.rows.append(b)
+	}
+	kept, at, block := n.arena.place(b)
+	switch {
+	case block == nil: // one of its own
+		n.blocks = append(n.blocks, kept)
+		n.inUse = false
+	case !n.inUse || at == 0:
+		n.blocks = append(n.blocks, block)
+		n.inUse = true
+	}
+	return ref{uint64(len(n.blocks)-1)<<32 | uint64(at), uint32(len(b))}
+}
+
+// bytes implements keeper; nil for what is not kept.
+func (n *netter) bytes(window int, r ref) []byte {
+	switch {
+	case r.size == 0:
+		return nil
+	case n.spill != nil:
+		return n.spill.bytes(window, r)
+	default:
+		at := uint32(r.at)
+		return n.blocks[r.at>>32][at : at+r.size : at+r.size]
+	}
+}
 
 // borrow makes a string that aliases b.
 func borrow(b []byte) string { return unsafe.String(unsafe.SliceData(b), len(b)) }
@@ -689,13 +959,19 @@ type arena struct{ block []byte }
 const arenaBlock = 64 << 10
 
 func (a *arena) copy(b []byte) []byte {
+	kept, _, _ := a.place(b)
+	return kept
+}
+
+// place also gives the whole block and the place in it; a large row has no block.
+func (a *arena) place(b []byte) (kept []byte, at int, block []byte) {
 	if len(b) > arenaBlock/8 {
-		return bytes.Clone(b)
+		return bytes.Clone(b), 0, nil
 	}
 	if len(b) > cap(a.block)-len(a.block) {
 		a.block = make([]byte, 0, arenaBlock)
 	}
-	at := len(a.block)
+	at = len(a.block)
 	a.block = append(a.block, b...)
-	return a.block[at : at+len(b) : at+len(b)]
+	return a.block[at : at+len(b) : at+len(b)], at, a.block[:arenaBlock]
 }

@@ -54,7 +54,7 @@ func text(r change.Row) string {
 // show gives a commit's changes one a line.
 func show(c *change.Commit) []string {
 	var out []string
-	for _, ch := range c.Changes {
+	err := c.Each(func(ch *change.Change) error {
 		before := text(ch.Before)
 		if ch.BeforeUnknown {
 			before = "?"
@@ -65,6 +65,10 @@ func show(c *change.Commit) []string {
 		}
 		s += fmt.Sprintf(" [%s>%s]", ch.OldOrganization, ch.Organization)
 		out = append(out, s)
+		return nil
+	})
+	if err != nil {
+		return []string{err.Error()}
 	}
 	for _, n := range c.Notes {
 		out = append(out, fmt.Sprintf("note %s %d %v", n.Kind, n.Count, n.Detail["reason"]))
@@ -227,10 +231,15 @@ func TestNet(t *testing.T) {
 	}
 	for _, test := range tests {
 		// With other objects around, the index is used in place of the scan.
-		for _, others := range []int{0, 3 * scanLimit} {
-			t.Run(fmt.Sprintf("%s/%d", test.name, others), func(t *testing.T) {
+		// Nor does it matter when it goes to files: never, at once, or later.
+		for _, v := range [][2]int{{0, 0}, {0, -1}, {0, 1}, {0, 1000}, {3 * scanLimit, 0}, {3 * scanLimit, -1}, {3 * scanLimit, 4000}} {
+			others, limit := v[0], v[1]
+			t.Run(fmt.Sprintf("%s/%d/%d", test.name, others, limit), func(t *testing.T) {
 				t.Parallel()
-				var n netter
+				n := netter{limit: limit, dir: t.TempDir()}
+				var files spills
+				n.opened = files.add
+				defer files.closeAll()
 				n.begin(7)
 				for i := range others {
 					n.insert(full, row(fmt.Sprintf("other%d", i), "A", "x", "~"))
@@ -314,8 +323,8 @@ func TestNetAgainstModel(t *testing.T) {
 			return out
 		}
 
-		var n netter
-		n.begin(1)
+		n := newFan(t, false)
+		defer n.close()
 		for range rapid.IntRange(0, 60).Draw(t, "steps") {
 			switch rapid.SampledFrom([]string{"insert", "update", "delete", "move"}).Draw(t, "op") {
 			case "insert":
@@ -380,7 +389,7 @@ func TestNetAgainstModel(t *testing.T) {
 				r.now = nil
 			}
 		}
-		c, _ := n.finish()
+		c := n.finish(t)
 
 		var want []string
 		for _, r := range touched {

@@ -47,6 +47,7 @@ type session struct {
 	skipTo      change.EndLSN // commits that end here or before are already applied
 
 	applied  chan struct{} // signal: the applier moved on
+	spills   spills        // commits that are in files
 	done     chan struct{} // the applier has ended
 	applyErr error         // why; read after done
 
@@ -122,6 +123,9 @@ func (f *Feed) session(ctx context.Context) (progressed bool, err error) {
 		stopped:     make(chan struct{}),
 		relations:   make(map[uint32]*layout),
 	}
+	s.txn.limit, s.txn.dir = f.cfg.MaxTransactionBytes, f.cfg.SpillDir
+	s.txn.opened = s.spills.add
+	s.txn.pause = func() error { return s.pause(ctx) }
 	if srv.walTimeout > 0 {
 		// A third, so that the server has never reason to ask for a sign of life
 		// by itself: if it does ask, it wants to shut down. See persistIdle.
@@ -135,6 +139,7 @@ func (f *Feed) session(ctx context.Context) (progressed bool, err error) {
 	defer f.watch(nil)
 	f.log.Info("feed streams", "from", cp.Position)
 	err = s.run(ctx)
+	s.spills.closeAll() // the applier has ended too
 	return s.progress.Load() || time.Since(s.began) > f.cfg.MaxBackoff, err
 }
 
@@ -249,6 +254,10 @@ func (s *session) apply(ctx context.Context) {
 		changes := 0
 		for _, c := range commits {
 			changes += len(c.Changes)
+			if large, ok := c.Large.(*spill); ok {
+				changes += large.given
+				s.spills.close(large)
+			}
 		}
 		s.f.update(func(st *Status) {
 			st.Applied, st.Busy = idle, false
@@ -421,6 +430,17 @@ func (s *session) persistIdle(asked bool) {
 	}
 }
 
+// pause is called now and then by what keeps the reader from reading.
+func (s *session) pause(ctx context.Context) error {
+	if s.stopping.Load() {
+		return errStopping
+	}
+	if time.Since(time.Unix(0, s.lastSent.Load())) < s.statusEvery {
+		return nil
+	}
+	return s.sendStatus(ctx)
+}
+
 func (s *session) copyData(ctx context.Context, data []byte) error {
 	if len(data) == 0 {
 		return errTruncatedMessage
@@ -478,18 +498,13 @@ func (s *session) handle(ctx context.Context, data []byte) error {
 		if l == nil || l.object == nil || !s.open {
 			return nil
 		}
-		switch m.kind {
-		case kindInsert:
-			s.txn.insert(l, m.new)
-		case kindUpdate:
-			s.txn.update(l, m.oldKind, m.old, m.new)
-		case kindDelete:
-			s.txn.delete(l, m.oldKind, m.old)
-		}
+		return s.row(l)
 	case kindTruncate:
 		for _, oid := range m.truncated {
 			if l := s.layoutOf(oid); l != nil && l.object != nil && s.open {
-				s.txn.truncate(l)
+				if err := s.row(l); err != nil {
+					return err
+				}
 			}
 		}
 	case kindMessage:
@@ -500,6 +515,32 @@ func (s *session) handle(ctx context.Context, data []byte) error {
 		}
 	}
 	return nil
+}
+
+// row nets what the message did to a watched table.
+func (s *session) row(l *layout) (err error) {
+	defer rescue(&err)
+	switch m := &s.wire; m.kind {
+	case kindInsert:
+		s.txn.insert(l, m.new)
+	case kindUpdate:
+		s.txn.update(l, m.oldKind, m.old, m.new)
+	case kindDelete:
+		s.txn.delete(l, m.oldKind, m.old)
+	case kindTruncate:
+		s.txn.truncate(l)
+	}
+	return nil
+}
+
+// finish ends the open transaction.
+func (s *session) finish() (c *change.Commit, size int, err error) {
+	defer rescue(&err)
+	c, size = s.txn.finish()
+	if c.Large != nil {
+		size = max(size, s.f.cfg.MaxBatchBytes) // a batch by itself
+	}
+	return c, size, nil
 }
 
 // layoutOf gives nil for a table that the stream did not describe. The server
@@ -562,11 +603,17 @@ func (s *session) commit(ctx context.Context) error {
 	if s.txn.commit == nil {
 		return errors.New("replication stream: COMMIT without BEGIN")
 	}
-	c, size := s.txn.finish()
+	c, size, err := s.finish()
+	if err != nil {
+		return err
+	}
 	c.LSN, c.End, c.Time = change.CommitLSN(m.lsn), change.EndLSN(m.end), m.time
 	s.txn.commit = nil
-	nothing := len(c.Changes) == 0 && len(c.Notes) == 0 && len(c.Truncated) == 0 && !s.registry
+	nothing := len(c.Changes) == 0 && c.Large == nil && len(c.Notes) == 0 && len(c.Truncated) == 0 && !s.registry
 	if c.End <= s.skipTo || nothing {
+		if large, ok := c.Large.(*spill); ok {
+			s.spills.close(large)
+		}
 		s.mu.Lock()
 		s.tracker.Skip(c.End)
 		s.mu.Unlock()
@@ -588,7 +635,7 @@ func (s *session) commit(ctx context.Context) error {
 	}
 	// The barrier: what follows is resolved by the new registry.
 	end := c.End
-	err := s.waitFor(ctx, s.applied, func() bool {
+	err = s.waitFor(ctx, s.applied, func() bool {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		return s.tracker.Confirmable() >= end

@@ -1,6 +1,7 @@
 package firing
 
 import (
+	"bytes"
 	"context"
 	"encoding/binary"
 	"encoding/json"
@@ -8,6 +9,7 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -29,6 +31,7 @@ type batch struct {
 	notes *notes
 
 	firings  []row
+	size     int // bytes of documents in them
 	carriers []river.InsertManyParams
 	defs     []definition
 	removed  []int64
@@ -74,25 +77,30 @@ func (b *batch) commit(ctx context.Context, c *change.Commit) error {
 	kept := 0
 	var gone goneIDs
 	var definitions []*change.Change
-	for i := range c.Changes {
-		ch := &c.Changes[i]
+	// A commit may be larger than memory: nothing here may grow with it. What is
+	// kept of a change is copied, for a row or an id keeps the block that it is in.
+	err = c.Each(func(ch *change.Change) error {
 		if ch.Object == catalog.Definitions {
-			definitions = append(definitions, ch)
-			continue
+			d := *ch // these are in memory anyway, as triggers
+			d.After, d.ID = bytes.Clone(ch.After), strings.Clone(ch.ID)
+			d.Before, d.OldID = nil, ""
+			definitions = append(definitions, &d)
+			return nil
 		}
 		if err := b.runs(ctx, ch, &gone); err != nil {
 			return err
 		}
 		if ch.After == nil {
-			continue
+			return nil
 		}
 		if suppressed {
 			kept++
-			continue
+			return nil
 		}
-		if err := b.match(ctx, c, ch, cause, causeJSON, depth); err != nil {
-			return err
-		}
+		return b.match(ctx, c, ch, cause, causeJSON, depth)
+	})
+	if err != nil {
+		return err
 	}
 	b.carriers = append(b.carriers, gone.carriers()...)
 	if kept > 0 {
@@ -132,7 +140,7 @@ func (b *batch) match(ctx context.Context, c *change.Commit, ch *change.Change, 
 	b.matched = matched[:0]
 	b.counters.Add(counters)
 	if err != nil {
-		b.notes.add(c, "undecodable", 1, map[string]any{"table": ch.Object.String(), "object_id": ch.ID, "problem": err.Error()})
+		b.notes.add(c, "undecodable", 1, map[string]any{"table": ch.Object.String(), "object_id": strings.Clone(ch.ID), "problem": err.Error()})
 		return nil //nolint:nilerr // a poison change is noted and passed over
 	}
 	for _, p := range b.set.TakePoisoned() {
@@ -169,15 +177,19 @@ func (b *batch) match(ctx context.Context, c *change.Commit, ch *change.Change, 
 	if err != nil {
 		return fmt.Errorf("row of %s: %w", ch.Object, err)
 	}
+	objectID := strings.Clone(ch.ID)
 	for _, f := range matched {
 		r := row{
-			Firing: f, objectType: ch.Object.Type, objectID: ch.ID, changed: changed, data: data, previous: previous,
+			Firing: f, objectType: ch.Object.Type, objectID: objectID, changed: changed, data: data, previous: previous,
 			commit: c, cause: causeJSON, depth: depth,
 		}
 		if f.Created {
 			r.changed, r.previous = []string{}, nil
 		}
 		b.firings = append(b.firings, r)
+	}
+	if b.size += len(data) + len(previous); b.size >= flushBytes {
+		return b.write(ctx, 1)
 	}
 	return b.write(ctx, flushAt)
 }
@@ -197,16 +209,18 @@ func (b *batch) loop(ctx context.Context, c *change.Commit, f trigger.Firing, ch
 	}
 	chain := append(slices.Clone(cause.Chain), ChainName(f.TriggerID, name))
 	b.notes.add(c, "loop_suppressed", 1, map[string]any{
-		"trigger_id": f.TriggerID, "object_type": ch.Object.Type, "object_id": ch.ID, "depth": cause.Depth, "chain": chain,
+		"trigger_id": f.TriggerID, "object_type": ch.Object.Type, "object_id": strings.Clone(ch.ID), "depth": cause.Depth, "chain": chain,
 	})
 	return nil
 }
 
-// goneIDs gathers a commit's leads that are gone, by organization, type and reason.
+// goneIDs gathers a commit's leads that are gone, by organization, type and
+// reason, and those that got another id.
 type goneIDs struct {
-	keys []jobs.ObjectGoneArgs
-	ids  map[string]int
-	more []river.InsertManyParams
+	keys  []jobs.ObjectGoneArgs
+	ids   map[string]int
+	more  []river.InsertManyParams
+	count int
 }
 
 func (g *goneIDs) add(organization, objectType, reason, id string) {
@@ -220,14 +234,17 @@ func (g *goneIDs) add(organization, objectType, reason, id string) {
 		g.ids[key] = at
 		g.keys = append(g.keys, jobs.ObjectGoneArgs{OrganizationID: organization, ObjectType: objectType, Reason: reason})
 	}
-	g.keys[at].IDs = append(g.keys[at].IDs, id)
+	g.keys[at].IDs = append(g.keys[at].IDs, strings.Clone(id))
+	g.count++
 }
 
+// carriers gives the jobs of all and forgets them.
 func (g *goneIDs) carriers() []river.InsertManyParams {
 	list := g.more
 	for _, k := range g.keys {
 		list = append(list, carrier(k))
 	}
+	*g = goneIDs{}
 	return list
 }
 
@@ -262,10 +279,15 @@ func (b *batch) runs(ctx context.Context, ch *change.Change, gone *goneIDs) erro
 		gone.add(ch.OldOrganization, ch.Object.Type, "left_organization", id)
 	default:
 		gone.more = append(gone.more, carrier(jobs.ObjectRenamedArgs{
-			OrganizationID: ch.Organization, ObjectType: ch.Object.Type, OldID: id, NewID: ch.ID,
+			OrganizationID: ch.Organization, ObjectType: ch.Object.Type, OldID: strings.Clone(id), NewID: strings.Clone(ch.ID),
 		}))
+		gone.count++
 	}
-	return nil
+	if gone.count < goneAt {
+		return nil
+	}
+	b.carriers = append(b.carriers, gone.carriers()...)
+	return b.enqueue(ctx)
 }
 
 // definitions takes over triggers that the commit wrote.
@@ -434,7 +456,7 @@ func (b *batch) write(ctx context.Context, least int) error {
 		b.fired[f.objectType]++
 	}
 	clear(b.firings)
-	b.firings = b.firings[:0]
+	b.firings, b.size = b.firings[:0], 0
 	return b.enqueue(ctx)
 }
 
@@ -445,6 +467,7 @@ func (b *batch) enqueue(ctx context.Context) error {
 	if _, err := b.River.InsertManyFastTx(ctx, b.tx, b.carriers); err != nil {
 		return fmt.Errorf("jobs of River: %w", err)
 	}
+	clear(b.carriers)
 	b.carriers = b.carriers[:0]
 	return nil
 }

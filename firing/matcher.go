@@ -37,9 +37,17 @@ import (
 // chain is stopped.
 const DefaultMaxDepth = 8
 
-// flushAt bounds how many firings are held before they are written: a commit of
-// a million rows must not be held as a million documents.
-const flushAt = 5000
+// flushAt and flushBytes bound how many firings, and how much of their documents,
+// are held before they are written: a commit of a million rows must not be held
+// as a million documents.
+const (
+	flushAt    = 5000
+	flushBytes = 16 << 20
+)
+
+// goneAt bounds how many ids of leads that are gone are held before their jobs
+// are written.
+const goneAt = 20_000
 
 // Observer is told what the matcher did; its methods must be quick.
 type Observer interface {
