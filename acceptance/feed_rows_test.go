@@ -174,6 +174,9 @@ func TestPublicationThatHides(t *testing.T) {
 			t.Parallel()
 			w := newWorld(t)
 			w.crm()
+			if one[bool](w, `SELECT current_setting('server_version_num')::int < 150000`) {
+				t.Skip("Postgres 14 has neither row filters nor column lists")
+			}
 			w.exec(`ALTER PUBLICATION pgautomate DROP TABLE lead`)
 			w.exec(`ALTER PUBLICATION pgautomate ADD TABLE ` + table)
 			err := w.runs()
