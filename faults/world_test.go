@@ -201,6 +201,7 @@ func (w *world) command(env []string, args ...string) *process {
 	}
 	p.cmd.Env = append(append(p.cmd.Env, "DATABASE_URL="+w.db.URL), env...)
 	p.cmd.Stdout, p.cmd.Stderr = &p.stdout, &p.stderr
+	p.cmd.SysProcAttr = child()
 	if err := p.cmd.Start(); err != nil {
 		w.t.Fatal(err)
 	}
