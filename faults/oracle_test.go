@@ -363,14 +363,15 @@ func (w *world) caughtUp() time.Duration {
 	return time.Since(began)
 }
 
-// settled waits until nothing is left to do.
+// settled waits until nothing is left to do. River's jobs for actions don't count: they
+// are knocks on the door, and those of dead processes stay for some minutes.
 func (w *world) settled() time.Duration {
 	w.t.Helper()
 	began := time.Now()
 	w.caughtUp()
 	w.until("each firing's action has ended", func() bool {
 		return one[bool](w, `SELECT NOT EXISTS (SELECT FROM pgautomate.lead_stage_actions WHERE status NOT IN ('completed', 'failed', 'canceled'))
-			AND NOT EXISTS (SELECT FROM pgautomate.river_job WHERE state NOT IN ('completed', 'discarded', 'cancelled'))
+			AND NOT EXISTS (SELECT FROM pgautomate.river_job WHERE kind = 'firing' AND state NOT IN ('completed', 'discarded', 'cancelled'))
 			AND (SELECT count(*) FROM pgautomate.trigger_firings) = (SELECT count(*) FROM pgautomate.lead_stage_actions WHERE firing_id IS NOT NULL)`)
 	})
 	return time.Since(began)

@@ -14,6 +14,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/pgautomate/pgautomate/change"
+	"github.com/pgautomate/pgautomate/internal/failpoint"
 )
 
 // This file is what happens before the stream: the connection, the checks, the
@@ -383,11 +384,13 @@ func (f *Feed) makeSlot(ctx context.Context, conn *pgconn.PgConn, s server, reas
 			return err
 		}
 	}
+	failpoint.Hit("slot-intended")
 	f.log.Info("making the replication slot; it waits for the transactions that are open now")
 	row, err = queryRow(ctx, conn, fmt.Sprintf("CREATE_REPLICATION_SLOT %s LOGICAL pgoutput EXPORT_SNAPSHOT", quoteIdent(f.cfg.Slot)))
 	if err != nil {
 		return explainCreate(s, err)
 	}
+	failpoint.Hit("slot-made")
 	consistent, err := change.ParseLSN(row[1])
 	if err == nil {
 		err = f.writeFirst(ctx, row[2], consistent, intent, reason)

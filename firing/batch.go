@@ -18,6 +18,7 @@ import (
 	"github.com/pgautomate/pgautomate/catalog"
 	"github.com/pgautomate/pgautomate/change"
 	"github.com/pgautomate/pgautomate/db/dbq"
+	"github.com/pgautomate/pgautomate/internal/failpoint"
 	"github.com/pgautomate/pgautomate/jobs"
 	"github.com/pgautomate/pgautomate/trigger"
 )
@@ -447,6 +448,7 @@ func (b *batch) write(ctx context.Context, least int) error {
 	if err != nil {
 		return fmt.Errorf("trigger_firings: %w", err)
 	}
+	failpoint.Hit("firings-copied")
 	for i := range b.firings {
 		f := &b.firings[i]
 		b.carriers = append(b.carriers, carrier(jobs.FiringArgs{ID: ids[i], At: f.commit.Time}))
@@ -467,6 +469,7 @@ func (b *batch) enqueue(ctx context.Context) error {
 	if _, err := b.River.InsertManyFastTx(ctx, b.tx, b.carriers); err != nil {
 		return fmt.Errorf("jobs of River: %w", err)
 	}
+	failpoint.Hit("firing-jobs-inserted")
 	clear(b.carriers)
 	b.carriers = b.carriers[:0]
 	return nil

@@ -28,6 +28,7 @@ import (
 	"github.com/pgautomate/pgautomate/catalog"
 	"github.com/pgautomate/pgautomate/change"
 	"github.com/pgautomate/pgautomate/db/dbq"
+	"github.com/pgautomate/pgautomate/internal/failpoint"
 	"github.com/pgautomate/pgautomate/feed"
 	"github.com/pgautomate/pgautomate/jobs"
 	"github.com/pgautomate/pgautomate/trigger"
@@ -263,7 +264,9 @@ func (m *Matcher) Apply(ctx context.Context, commits []*change.Commit, position 
 		if err := b.finish(ctx); err != nil {
 			return err
 		}
-		return m.Checkpoints.Advance(ctx, tx, position)
+		err := m.Checkpoints.Advance(ctx, tx, position)
+		failpoint.Hit("apply-before-commit")
+		return err
 	})
 	if err != nil {
 		// The set may be ahead of the checkpoint now: read it anew.
@@ -271,6 +274,7 @@ func (m *Matcher) Apply(ctx context.Context, commits []*change.Commit, position 
 		m.marker.drop()
 		return err
 	}
+	failpoint.Hit("apply-after-commit")
 	m.position = position
 	m.marker.flush()
 	m.observeLive()
