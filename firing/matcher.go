@@ -28,8 +28,8 @@ import (
 	"github.com/pgautomate/pgautomate/catalog"
 	"github.com/pgautomate/pgautomate/change"
 	"github.com/pgautomate/pgautomate/db/dbq"
-	"github.com/pgautomate/pgautomate/internal/failpoint"
 	"github.com/pgautomate/pgautomate/feed"
+	"github.com/pgautomate/pgautomate/internal/failpoint"
 	"github.com/pgautomate/pgautomate/jobs"
 	"github.com/pgautomate/pgautomate/trigger"
 )
