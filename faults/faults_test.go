@@ -548,10 +548,6 @@ func (w *world) workersKilled() {
 	w.write()
 	w.underway()
 	w.exec(`INSERT INTO lead (id, organization_id, status_id) SELECT -i, 'p', 'p' FROM generate_series(1, $1) i`, leads)
-	// Nobody else changes these.
-	w.exec(`CREATE RULE keep_p AS ON DELETE TO lead WHERE OLD.organization_id = 'p' DO INSTEAD NOTHING`)
-	w.exec(`CREATE FUNCTION leave() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN NULL; END $$;
-		CREATE TRIGGER leave BEFORE UPDATE ON lead FOR EACH ROW WHEN (OLD.organization_id = 'p') EXECUTE FUNCTION leave()`)
 	w.exec(`INSERT INTO pgautomate.lead_stages (organization_id, lead_id, pipeline_stage_id) SELECT 'p', (-i)::text, s.id FROM pgautomate.pipeline_stages s, generate_series(1, $1) i`, leads)
 	var held []int64
 	var worst time.Duration

@@ -215,7 +215,7 @@ func step(ctx context.Context, tx pgx.Tx) error {
 	organization := []string{"a", "b"}[rand.IntN(2)]
 	value := rand.IntN(200)
 	some := func(n int) string {
-		return fmt.Sprintf("id IN (SELECT id FROM lead ORDER BY random() LIMIT %d)", n)
+		return fmt.Sprintf("id IN (SELECT id FROM lead WHERE organization_id IN ('a', 'b') ORDER BY random() LIMIT %d)", n)
 	}
 	var err error
 	switch n := rand.IntN(100); {
