@@ -55,6 +55,12 @@ check-generated: ## fail when db/dbq is not what sqlc makes of queries/
 	@scripts/ensure-go.sh
 	@sqlc=$$(scripts/tool.sh sqlc) && $$sqlc diff || { echo "generated code differs: run make generate and commit it" >&2; exit 1; }
 
+.PHONY: test-faults
+test-faults: ## inflict faults under load and count what is lost or twice; FAULT_SECONDS=60 prolongs each
+	@scripts/ensure-go.sh
+	@scripts/ensure-postgres.sh
+	go test -tags faults -count 1 -parallel 8 -timeout 0 -v -run TestFaults $(ARGS) ./faults
+
 .PHONY: clean
 clean: ## remove what was built here
 	rm -rf bin
