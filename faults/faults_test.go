@@ -369,8 +369,9 @@ func (w *world) publicationDropped() {
 	p := w.engine()
 	l := w.write()
 	w.underway()
-	from := w.stopped(p, l)
-	w.more()
+	w.stopped(p, l)
+	w.more() // still with the publication: this is read
+	from := one[int64](w, here)
 	name := one[string](w, `SELECT pubname FROM pg_publication`)
 	tables := one[string](w, `SELECT string_agg(format('%I.%I', schemaname, tablename), ', ') FROM pg_publication_tables`)
 	w.exec(`DROP PUBLICATION ` + name)

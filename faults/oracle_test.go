@@ -384,7 +384,7 @@ type firing struct {
 	Action, LSN string
 }
 
-// check ends the load, waits until all is done, and compares. feed is how long the
+// check ends the load, waits until all is done, and wants everything exactly once. feed is how long the
 // feed took after the fault.
 func (w *world) check(feed time.Duration) {
 	w.t.Helper()
@@ -394,11 +394,27 @@ func (w *world) check(feed time.Duration) {
 		committed, failed = committed+l.committed.Load(), failed+l.failed.Load()
 	}
 	actions := w.settled()
-	want := w.expect()
-	if len(want) < 20 {
-		w.t.Errorf("only %d firings were due: the test shows nothing", len(want))
+	due, lost, twice, wrong := w.compare()
+	if due < 20 {
+		w.t.Errorf("only %d firings were due: the test shows nothing", due)
 	}
-	lost, twice, wrong := 0, 0, []string{}
+	for i, c := range wrong {
+		if i == 20 {
+			w.t.Errorf("… and %d more", len(wrong)-i)
+			break
+		}
+		w.t.Error(c)
+	}
+	w.t.Logf("%s: %d times; %d transactions (%d failed), %d firings; lost %d, twice %d; the feed caught up in %v, the rest was done %v after the load",
+		w.fault, w.times, committed, failed, due, lost, twice, feed.Round(time.Millisecond), actions.Round(time.Millisecond))
+	report.add(result{w.fault, w.times, due, lost, twice, len(wrong), feed, actions})
+}
+
+// compare counts what was due, what is missing, what is there too often, and says each
+// difference.
+func (w *world) compare() (due, lost, twice int, wrong []string) {
+	w.t.Helper()
+	want := w.expect()
 	complain := func(format string, args ...any) { wrong = append(wrong, fmt.Sprintf(format, args...)) }
 
 	got := list[firing](w, `SELECT id, trigger_id, object_id, (data ->> 'rev')::bigint, (previous_data ->> 'rev')::bigint, action, commit_lsn::text
@@ -466,16 +482,7 @@ func (w *world) check(feed time.Duration) {
 			complain("%s: %d firings without, %d too many", what, n.None, n.More)
 		}
 	}
-	for i, c := range wrong {
-		if i == 20 {
-			w.t.Errorf("… and %d more", len(wrong)-i)
-			break
-		}
-		w.t.Error(c)
-	}
-	w.t.Logf("%s: %d times; %d transactions (%d failed), %d firings; lost %d, twice %d; the feed caught up in %v, the rest was done %v after the load",
-		w.fault, w.times, committed, failed, len(want), lost, twice, feed.Round(time.Millisecond), actions.Round(time.Millisecond))
-	report.add(result{w.fault, w.times, len(want), lost, twice, len(wrong), feed, actions})
+	return len(want), lost, twice, wrong
 }
 
 func deref(p *int64) int64 {
