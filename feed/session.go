@@ -326,7 +326,7 @@ func (s *session) read(ctx context.Context) error {
 			return s.explainStream(pgconn.ErrorResponseToPgError(msg))
 		case *pgproto3.NoticeResponse:
 			// Postgres 18 goes on without the publication's tables.
-			if strings.Contains(msg.Message, "skipped loading publication") {
+			if msg.SeverityUnlocalized == "WARNING" && msg.Code == "55000" {
 				return fault(ErrPublication, "publication %q was dropped while changes waited to be read; they are lost: %s", s.f.cfg.Publication, recreate)
 			}
 			s.f.log.Info("server notice", "severity", msg.Severity, "message", msg.Message)

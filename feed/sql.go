@@ -60,8 +60,9 @@ SELECT current_setting('server_version_num'), current_setting('server_version'),
 
 	sqlSlot = `
 SELECT slot_type, coalesce(plugin, ''), coalesce(database, ''), active, coalesce(active_pid, 0),
-       coalesce(wal_status, ''), coalesce(confirmed_flush_lsn::text, ''), coalesce(database = current_database(), false)
-FROM pg_replication_slots
+       coalesce(wal_status, ''), coalesce(confirmed_flush_lsn::text, ''), coalesce(database = current_database(), false),
+       coalesce(to_jsonb(s) ->> 'invalidation_reason', '')
+FROM pg_replication_slots s
 WHERE slot_name = %s`
 
 	sqlPublication = `

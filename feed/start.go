@@ -55,6 +55,8 @@ func connect(ctx context.Context, url string) (*pgconn.PgConn, error) {
 		"bytea_output":       "hex",
 		"statement_timeout":  "0",
 		"lock_timeout":       "0",
+		// Postgres 18 tells by a warning that it left changes out; it must reach us.
+		"client_min_messages": "warning",
 
 		"standard_conforming_strings": "on",
 	})
@@ -189,6 +191,7 @@ type slotRow struct {
 	active    bool
 	activePID string
 	walStatus string
+	reason    string // why it was invalidated; Postgres 17 and later
 	confirmed change.EndLSN
 }
 
@@ -210,7 +213,7 @@ func readSlot(ctx context.Context, conn *pgconn.PgConn, name string) (slotRow, e
 	r := rows[0]
 	s := slotRow{
 		exists: true, kind: r[0], plugin: r[1], database: r[2],
-		active: r[3] == "t", activePID: r[4], walStatus: r[5], ours: r[7] == "t",
+		active: r[3] == "t", activePID: r[4], walStatus: r[5], ours: r[7] == "t", reason: r[8],
 	}
 	if r[6] != "" {
 		lsn, err := change.ParseLSN(r[6])
@@ -274,7 +277,11 @@ func (f *Feed) verify(ctx context.Context, conn *pgconn.PgConn, s server, slot s
 	case !slot.exists:
 		return fault(ErrSlotLost, "slot %s no longer exists; changes since %v are not being read: %s", f.cfg.Slot, cp.Position, recreate)
 	case slot.walStatus == "lost":
-		return fault(ErrSlotLost, "slot %s was invalidated, for the log since %v exceeded max_slot_wal_keep_size: %s", f.cfg.Slot, cp.Position, recreate)
+		why := fmt.Sprintf("for the log since %v exceeded max_slot_wal_keep_size", cp.Position)
+		if slot.reason != "" && slot.reason != "wal_removed" {
+			why = fmt.Sprintf("for %s; changes since %v are lost", slot.reason, cp.Position)
+		}
+		return fault(ErrSlotLost, "slot %s was invalidated, %s: %s", f.cfg.Slot, why, recreate)
 	case slot.confirmed > cp.Position:
 		return fault(ErrForeignSlot, "slot %s is at %v, ahead of the checkpoint %v: it was recreated or moved by someone else: %s",
 			f.cfg.Slot, slot.confirmed, cp.Position, recreate)
