@@ -36,14 +36,14 @@ func openIn(t *testing.T, dir string) (n int) {
 // TestLargeCommit takes a commit through files while everything around it fails.
 func TestLargeCommit(t *testing.T) {
 	t.Parallel()
-	const rows = 20_000
+	const rows = 6_000
 	w := newWorld(t)
 	dir := t.TempDir()
 	attempt, opened := 0, 0
 	var large []*change.Commit
 	lost := false
 	r := w.start(func(c *feed.Config, r *recorder) {
-		c.MaxTransactionBytes, c.SpillDir = 100_000, dir
+		c.MaxTransactionBytes, c.SpillDir = 500_000, dir
 		r.before = func(commits []*change.Commit) error {
 			for _, c := range commits {
 				if c.Large == nil {
@@ -84,7 +84,7 @@ func TestLargeCommit(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, sql := range []string{
-		`INSERT INTO lead SELECT i, 'A', 'v' || i, CASE WHEN i % 1000 = 0 THEN repeat('d', 50000) END FROM generate_series(1, 20000) i`,
+		`INSERT INTO lead SELECT i, 'A', 'v' || i, CASE WHEN i % 1000 = 0 THEN repeat('d', 50000) END FROM generate_series(1, 6000) i`,
 		`UPDATE lead SET v = 'w' || id WHERE id % 2 = 0`,
 		`SAVEPOINT s`, `DELETE FROM lead`, `ROLLBACK TO s`,
 		`DELETE FROM lead WHERE id % 3 = 0`,
@@ -174,7 +174,7 @@ func TestLargeCommitKeepsTheConnection(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	r := w.start(func(c *feed.Config, r *recorder) {
-		c.MaxTransactionBytes = 10_000
+		c.MaxTransactionBytes = 500_000
 		c.StatusInterval = 20 * time.Millisecond
 		separator := "?"
 		if strings.Contains(w.db.URL, "?") {
@@ -188,8 +188,8 @@ func TestLargeCommitKeepsTheConnection(t *testing.T) {
 				}
 				n := 0
 				if err := c.Each(func(*change.Change) error {
-					if n++; n%10_000 == 0 {
-						time.Sleep(300 * time.Millisecond)
+					if n++; n%1_500 == 0 {
+						time.Sleep(400 * time.Millisecond)
 					}
 					return nil
 				}); err != nil {
@@ -200,9 +200,14 @@ func TestLargeCommitKeepsTheConnection(t *testing.T) {
 		}
 	}).state(feed.StateStreaming)
 	pid := one[int](w, `SELECT active_pid FROM pg_replication_slots WHERE slot_name = $1`, w.slot)
+	defer func() {
+		if t.Failed() {
+			t.Logf("%+v", r.feed.Status())
+		}
+	}()
 	err := pgx.BeginFunc(t.Context(), w.db.Pool, func(tx pgx.Tx) error {
 		for _, sql := range []string{
-			`INSERT INTO other SELECT i, 'x' FROM generate_series(1, 50000) i`,
+			`INSERT INTO other SELECT i, 'x' FROM generate_series(1, 6000) i`,
 			`UPDATE other SET id = -id`,
 		} {
 			if _, err := tx.Exec(t.Context(), sql); err != nil {
@@ -214,7 +219,7 @@ func TestLargeCommitKeepsTheConnection(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if n := len(w.lines()); n != 50_000 {
+	if n := len(w.lines()); n != 6_000 {
 		t.Errorf("%d changes", n)
 	}
 	if now := one[int](w, `SELECT coalesce(active_pid, 0) FROM pg_replication_slots WHERE slot_name = $1`, w.slot); now != pid {
