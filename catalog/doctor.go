@@ -11,7 +11,8 @@ import (
 	"github.com/pgautomate/pgautomate/db/dbq"
 )
 
-// Problem is something that needs a person, with what to do.
+// Problem is something that needs a person, with what to do. Severity is error,
+// warning, or note: advice, no problem.
 type Problem struct{ Severity, Subject, Problem, Fix string }
 
 // Doctor checks the server and what is watched, and adds what the view problems
@@ -103,7 +104,7 @@ func ofServer(server dbq.ServerSettingsRow) []Problem {
 			fmt.Sprintf("ALTER ROLE %s REPLICATION", ident(server.Role))})
 	}
 	if server.KeepSize == "-1" {
-		found = append(found, Problem{"warning", "server", "max_slot_wal_keep_size is not set: a stopped engine can fill the disk with log",
+		found = append(found, Problem{"note", "server", "max_slot_wal_keep_size is not set: a stopped engine can fill the disk with log",
 			"ALTER SYSTEM SET max_slot_wal_keep_size to what the disk can spare; when it is exceeded changes are lost, and that is reported"})
 	}
 	if server.IdleTimeout != "0" {

@@ -170,14 +170,18 @@ func (a *app) doctor() *cobra.Command {
 			if err != nil {
 				return err
 			}
+			count := 0
 			for _, p := range problems {
 				fmt.Printf("%s: %s: %s\n    fix: %s\n", p.Severity, p.Subject, p.Problem, p.Fix)
+				if p.Severity != "note" {
+					count++
+				}
 			}
-			if len(problems) == 0 {
+			if count == 0 {
 				fmt.Println("all is well")
 				return nil
 			}
-			return fmt.Errorf("problems: %d, see above", len(problems))
+			return fmt.Errorf("problems: %d, see above", count)
 		},
 	}
 }
