@@ -46,15 +46,14 @@ func (e *Engine) insertFiringActions(ctx context.Context, q *dbq.Queries, keys [
 // objectGone ends the runs of leads that were deleted or left.
 func (e *Engine) objectGone(ctx context.Context, job *river.Job[jobs.ObjectGoneArgs]) error {
 	a := job.Args
-	return pgx.BeginFunc(ctx, e.pool, func(tx pgx.Tx) error {
-		_, err := dbq.New(tx).CloseRunsOf(ctx, dbq.CloseRunsOfParams{
-			Reason: a.Reason, ObjectType: a.ObjectType, OrganizationID: a.OrganizationID, LeadIds: a.IDs,
-		})
-		if err != nil {
-			return fmt.Errorf("runs of leads that are gone: %w", err)
-		}
-		return nil
+	// One statement, no transaction around it: a frozen process would leave it open.
+	_, err := dbq.New(e.pool).CloseRunsOf(ctx, dbq.CloseRunsOfParams{
+		Reason: a.Reason, ObjectType: a.ObjectType, OrganizationID: a.OrganizationID, LeadIds: a.IDs,
 	})
+	if err != nil {
+		return fmt.Errorf("runs of leads that are gone: %w", err)
+	}
+	return nil
 }
 
 // objectRenamed lets runs follow a lead whose id changed.

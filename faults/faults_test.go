@@ -482,7 +482,7 @@ func (w *world) poison() {
 	})
 	// A value of the wrong type in jsonb.
 	w.trigger("a", "custom", `{"type":"and","queries":[{"type":"object_type","object_type":"lead"},{"type":"field_condition","negate":false,
-		"field":{"type":"custom_field","object_type":"lead","custom_field_id":"cf_x"},"condition":{"type":"number_range","gte":10}}]}`, "log", `{"message":"custom"}`)
+		"field":{"type":"custom_field","custom_field_id":"cf_x"},"condition":{"type":"number_range","gte":10}}]}`, "log", `{"message":"custom"}`)
 	w.caughtUp()
 	w.exec(`INSERT INTO lead (id, organization_id, status_id, custom) VALUES (nextval('lead_ids'), 'a', 'Q', '{"cf_x":"12"}')`)
 	w.until("the mismatch is noted", func() bool {
@@ -493,7 +493,7 @@ func (w *world) poison() {
 	w.times += 2
 	w.caughtUp()
 	// Jobs and params that somebody edited.
-	w.exec(`INSERT INTO pgautomate.throttles (organization_id, action_type, max_starts, per, max_running) VALUES ('a', 'log', NULL, NULL, 0)`)
+	w.exec(`INSERT INTO pgautomate.throttles (organization_id, action_type, max_starts, per, max_running) VALUES ('a', 'log', NULL, '1 minute', 0)`)
 	l.halt()
 	w.caughtUp()
 	time.Sleep(11 * time.Second) // a throttle takes effect within 10 s

@@ -42,6 +42,27 @@ type batch struct {
 	last     *change.Commit
 
 	locations map[string]*time.Location // of organizations whose triggers came
+
+	quiet  int // changes since the clock was last looked at
+	spoken time.Time
+}
+
+// speak keeps the transaction from being taken for a frozen process's (BeEngine)
+// while a commit is matched that is so large, or fires so little, that nothing else is
+// said to the server for long.
+func (b *batch) speak(ctx context.Context) error {
+	if b.quiet++; b.quiet < 1000 {
+		return nil
+	}
+	b.quiet = 0
+	if time.Since(b.spoken) < 2*time.Second {
+		return nil
+	}
+	b.spoken = time.Now()
+	if _, err := b.tx.Exec(ctx, "SELECT"); err != nil {
+		return fmt.Errorf("feed: %w", err)
+	}
+	return nil
 }
 
 // row is one firing.
@@ -87,6 +108,9 @@ func (b *batch) commit(ctx context.Context, c *change.Commit) error {
 			d.Before, d.OldID = nil, ""
 			definitions = append(definitions, &d)
 			return nil
+		}
+		if err := b.speak(ctx); err != nil {
+			return err
 		}
 		if err := b.runs(ctx, ch, &gone); err != nil {
 			return err

@@ -107,7 +107,7 @@ func (m *marker) run(ctx context.Context) {
 func (m *marker) write(ctx context.Context, todo []mark) (int, error) {
 	for i, k := range todo {
 		err := pgx.BeginFunc(ctx, m.pool, func(tx pgx.Tx) error {
-			if _, err := tx.Exec(ctx, "SET LOCAL lock_timeout = '2s'"); err != nil {
+			if _, err := tx.Exec(ctx, "SELECT set_config('lock_timeout', '2s', true), set_config('idle_in_transaction_session_timeout', '20s', true)"); err != nil {
 				return err
 			}
 			q := dbq.New(tx)

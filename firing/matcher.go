@@ -248,11 +248,12 @@ func (m *Matcher) Apply(ctx context.Context, commits []*change.Commit, position 
 	}
 	err := pgx.BeginFunc(ctx, m.Pool, func(tx pgx.Tx) error {
 		q := dbq.New(tx)
-		if err := q.BeEngine(ctx); err != nil {
-			return fmt.Errorf("feed: %w", err)
-		}
+		// First what may take long without a word and holds no locks.
 		if err := m.current(ctx, q); err != nil {
 			return err
+		}
+		if err := q.BeEngine(ctx); err != nil {
+			return fmt.Errorf("feed: %w", err)
 		}
 		b := &batch{Matcher: m, tx: tx, q: q, notes: newNotes()}
 		m.pipelines = map[string]bool{}

@@ -235,8 +235,10 @@ DELETE FROM pgautomate.advance_later WHERE ctid = ANY (ARRAY(
      LIMIT 1000 FOR UPDATE SKIP LOCKED))
 RETURNING lead_stage_id;
 
+-- Opens each of the engine's transactions. One whose process is frozen, or cut off
+-- without a word, would hold its locks for ever, and with them whoever takes over.
 -- name: BeEngine :exec
-SELECT set_config('pgautomate.engine', 'on', true);
+SELECT set_config('pgautomate.engine', 'on', true), set_config('idle_in_transaction_session_timeout', '20s', true);
 
 -- name: EmitCause :exec
 SELECT pg_logical_emit_message(true, 'pgautomate.cause', @cause::text);

@@ -60,9 +60,11 @@ func (q *Queries) AnythingDue(ctx context.Context) (AnythingDueRow, error) {
 }
 
 const beEngine = `-- name: BeEngine :exec
-SELECT set_config('pgautomate.engine', 'on', true)
+SELECT set_config('pgautomate.engine', 'on', true), set_config('idle_in_transaction_session_timeout', '20s', true)
 `
 
+// Opens each of the engine's transactions. One whose process is frozen, or cut off
+// without a word, would hold its locks for ever, and with them whoever takes over.
 func (q *Queries) BeEngine(ctx context.Context) error {
 	_, err := q.db.Exec(ctx, beEngine)
 	return err
