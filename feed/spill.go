@@ -99,6 +99,7 @@ func frames(size int) int { return max(1, size/pageSize) }
 // file is a temporary file without a name. Its failures are spillErrors.
 type file struct {
 	*os.File
+
 	spill *spill
 }
 
@@ -195,6 +196,7 @@ func (s *spill) each(f func(*change.Change) error, orgMissing func(*layout)) (er
 			}
 			for _, holder := range []struct {
 				ref
+
 				row change.Row
 			}{{e.after, after}, {e.before, before}} {
 				if at := r.at - holder.at; r.at >= holder.at && at+uint64(r.size) <= uint64(holder.size) {

@@ -2,7 +2,6 @@ package firing_test
 
 import (
 	"context"
-	"io"
 	"log/slog"
 	"os"
 	"strings"
@@ -80,7 +79,7 @@ func (w *world) run() {
 	w.t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	engine, err := pgautomate.New(ctx, pgautomate.Config{
-		DatabaseURL: w.db.URL, Parts: []pgautomate.Part{pgautomate.FeedPart}, Logger: slog.New(slog.NewTextHandler(io.Discard, nil)),
+		DatabaseURL: w.db.URL, Parts: []pgautomate.Part{pgautomate.FeedPart}, Logger: slog.New(slog.DiscardHandler),
 	})
 	if err != nil {
 		cancel()
@@ -111,8 +110,8 @@ func TestLargeTransaction(t *testing.T) {
 	w.exec(`INSERT INTO lead VALUES (0, 'b', 'C', '')`)
 	w.until("the transaction is in files", time.Minute, func() bool { return spilled(t) > 0 })
 	cuts := map[string]int{}
-	for _, after := range []time.Duration{300, 700, 500, 1500, 1000} {
-		time.Sleep(after * time.Millisecond)
+	for _, after := range []int{300, 700, 500, 1500, 1000} {
+		time.Sleep(time.Duration(after) * time.Millisecond)
 		rows, _ := w.db.Pool.Query(t.Context(), `SELECT backend_type FROM (
 				SELECT backend_type, pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND application_name LIKE 'pgautomate%'
 			) cut`)
