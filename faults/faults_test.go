@@ -39,9 +39,13 @@ func TestFaults(t *testing.T) {
 		{"kill -9, restart", nil, (*world).killAndRestart},
 		{"kill -9, a standby takes over", nil, (*world).killWithStandby},
 		{"server: immediate shutdown and restart", nil, (*world).crashes},
+		{"kill -9 of engine and server at one time", nil, (*world).killBoth},
 		{"server: sessions terminated", nil, (*world).terminations},
 		{"SIGSTOP, a standby takes over, SIGCONT", []string{shortTimeout}, (*world).freeze},
 		{"SIGSTOP while applying, with a standby", []string{shortTimeout}, (*world).freezeWhileApplying},
+		{"SIGSTOP of the only process, SIGCONT", []string{shortTimeout}, (*world).freezeAlone},
+		{"worker frozen until it is taken for dead, SIGCONT", nil, (*world).freezeWorker},
+		{"lead_stage_actions locked", []string{shortTimeout}, (*world).actionsLocked},
 		{"trigger_firings locked", []string{shortTimeout}, (*world).firingsLocked},
 		{"checkpoint row locked", []string{shortTimeout}, (*world).checkpointLocked},
 		{"slot dropped", nil, (*world).slotDropped},
@@ -131,6 +135,72 @@ func (w *world) crashes() {
 	})
 	w.check(longest)
 	p.terminate()
+}
+
+func (w *world) killBoth() {
+	p := w.engine()
+	w.write()
+	w.underway()
+	var longest time.Duration
+	w.forAWhile(func() {
+		pause(0, time.Second)
+		p.kill()
+		w.crash(0)
+		began := time.Now()
+		p = w.engine()
+		w.caughtUp()
+		longest = max(longest, time.Since(began))
+	})
+	w.check(longest)
+	p.terminate()
+}
+
+func (w *world) freezeAlone() {
+	p := w.engine()
+	w.write()
+	w.underway()
+	var longest time.Duration
+	w.forAWhile(func() {
+		pause(0, 300*time.Millisecond)
+		p.signal(syscall.SIGSTOP)
+		w.until("the server gives the reader up", func() bool { return w.reader() == 0 })
+		p.signal(syscall.SIGCONT)
+		longest = max(longest, w.caughtUp())
+	})
+	w.check(longest)
+	p.terminate()
+}
+
+// What the frozen process held runs elsewhere; when it wakes, its outcomes are dropped.
+func (w *world) freezeWorker() {
+	stays := w.engine()
+	sleeps := w.run("--only", "scheduler,workers")
+	w.write()
+	w.underway()
+	w.exec(`INSERT INTO lead (id, organization_id, status_id) SELECT nextval('lead_ids'), 'b', 'C' FROM generate_series(1, 3000)`)
+	var held []int64
+	w.until("it is frozen with actions in its hands", func() bool {
+		sleeps.signal(syscall.SIGSTOP)
+		held = one[[]int64](w, `SELECT coalesce(array_agg(a.id), '{}') FROM pgautomate.lead_stage_actions a JOIN pgautomate.workers k ON k.id = a.worker_id
+			WHERE k.pid = $1 AND a.status = 'running'`, sleeps.cmd.Process.Pid)
+		if len(held) == 0 {
+			sleeps.signal(syscall.SIGCONT)
+		}
+		return len(held) > 0
+	})
+	took := w.until("its actions have run elsewhere", func() bool {
+		return one[bool](w, `SELECT bool_and(status = 'completed') FROM pgautomate.lead_stage_actions WHERE id = ANY($1)`, held)
+	})
+	w.t.Logf("a frozen worker held %d actions; they had run elsewhere after %v", len(held), took.Round(time.Millisecond))
+	if took > 60*time.Second {
+		w.t.Errorf("they had run elsewhere after %v, the bound is 60 s", took)
+	}
+	sleeps.signal(syscall.SIGCONT)
+	w.times++
+	w.underway()
+	w.check(w.caughtUp())
+	stays.terminate()
+	sleeps.terminate()
 }
 
 func (w *world) terminations() {
@@ -236,6 +306,10 @@ func (w *world) locked(sql string) {
 	})
 	w.check(longest)
 	p.terminate()
+}
+
+func (w *world) actionsLocked() {
+	w.locked(`LOCK TABLE pgautomate.lead_stage_actions IN ACCESS EXCLUSIVE MODE`)
 }
 
 func (w *world) firingsLocked() {
