@@ -256,10 +256,6 @@ type auditRow struct {
 	Old, New *row
 }
 
-// here is the audit's place now; call it while nobody writes, or holding the table's
-// lock.
-const here = `SELECT nextval('steps')`
-
 type firingKey struct {
 	trigger int64
 	object  string
@@ -367,14 +363,11 @@ func (w *world) caughtUp() time.Duration {
 // are knocks on the door, and those of dead processes stay for some minutes.
 func (w *world) settled() time.Duration {
 	w.t.Helper()
-	began := time.Now()
-	w.caughtUp()
-	w.until("each firing's action has ended", func() bool {
+	return w.caughtUp() + w.until("each firing's action has ended", func() bool {
 		return one[bool](w, `SELECT NOT EXISTS (SELECT FROM pgautomate.lead_stage_actions WHERE status NOT IN ('completed', 'failed', 'canceled'))
 			AND NOT EXISTS (SELECT FROM pgautomate.river_job WHERE kind = 'firing' AND state NOT IN ('completed', 'discarded', 'cancelled'))
 			AND (SELECT count(*) FROM pgautomate.trigger_firings) = (SELECT count(*) FROM pgautomate.lead_stage_actions WHERE firing_id IS NOT NULL)`)
 	})
-	return time.Since(began)
 }
 
 type firing struct {

@@ -70,14 +70,14 @@ func needsBinaries(t *testing.T) {
 
 // world is a database under load with the processes that serve it.
 type world struct {
+	oracle
+
 	t      *testing.T
 	fault  string
 	server *private.Server
 	db     *dbtest.DB
 	binary string
-
-	oracle
-	times int // how often the fault was inflicted
+	times  int // how often the fault was inflicted
 }
 
 // newWorld makes a database on a server of its own: tables, audit, triggers.
@@ -103,8 +103,7 @@ func (w *world) watch(table string) {
 
 // cut says that an error is the connection's, not the statement's.
 func cut(err error) bool {
-	var pg *pgconn.PgError
-	if errors.As(err, &pg) {
+	if pg, ok := errors.AsType[*pgconn.PgError](err); ok {
 		return strings.HasPrefix(pg.Code, "57P") || strings.HasPrefix(pg.Code, "53") || strings.HasPrefix(pg.Code, "08") || strings.HasPrefix(pg.Code, "58")
 	}
 	return !errors.Is(err, pgx.ErrNoRows)
@@ -222,14 +221,6 @@ func tail(s string, n int) string {
 	return s
 }
 
-// engine starts `pgautomate run` and waits until it is ready.
-func (w *world) engine(env ...string) *process {
-	w.t.Helper()
-	p := w.command(env, "run", "--listen", freeAddress(w.t))
-	p.awaitReady()
-	return p
-}
-
 // run starts some parts of the engine and waits until they are ready.
 func (w *world) run(args ...string) *process {
 	w.t.Helper()
@@ -269,15 +260,6 @@ func (p *process) terminate() {
 	p.signal(syscall.SIGTERM)
 	if code := p.code(); code != 0 {
 		p.t.Errorf("%v ended with %d after SIGTERM", p.cmd.Args[1:], code)
-	}
-}
-
-func (p *process) ended() bool {
-	select {
-	case <-p.done:
-		return true
-	default:
-		return false
 	}
 }
 
