@@ -59,7 +59,7 @@ check-generated: ## fail when db/dbq is not what sqlc makes of queries/
 test-faults: ## inflict faults under load and count what is lost or twice; FAULT_SECONDS=60 prolongs each
 	@scripts/ensure-go.sh
 	@scripts/ensure-postgres.sh
-	go test -tags faults -count 1 -parallel 8 -timeout 0 -v -run TestFaults $(ARGS) ./faults
+	go test -tags faults -count 1 -parallel 8 -timeout 0 -v -run "Test(Faults|FailpointsComplete)" $(ARGS) ./faults
 
 .PHONY: clean
 clean: ## remove what was built here

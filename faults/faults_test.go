@@ -8,6 +8,8 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -291,16 +293,28 @@ func (w *world) freezeWhileApplying() {
 	standby := w.engine()
 	w.write()
 	w.underway()
-	release := w.hold(`SELECT FROM pgautomate.feed_checkpoints FOR UPDATE`)
-	w.until("the feed waits for the lock", func() bool {
-		return one[bool](w, `SELECT EXISTS (SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'
-			AND query LIKE '%feed_checkpoints%' AND pid <> pg_backend_pid())`)
+	var was int32
+	var began time.Time
+	w.until("it is frozen with its transaction open", func() bool {
+		release := w.hold(`SELECT FROM pgautomate.feed_checkpoints FOR UPDATE`)
+		waiting := func() []int32 {
+			return one[[]int32](w, `SELECT coalesce(array_agg(pid), '{}') FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'
+				AND query LIKE '%UPDATE pgautomate.feed_checkpoints%' AND pid <> pg_backend_pid()`)
+		}
+		w.until("the feed waits for the lock", func() bool { return len(waiting()) > 0 })
+		pids := waiting()
+		was = w.reader()
+		active.signal(syscall.SIGSTOP)
+		began = time.Now()
+		release()
+		w.until("it has the lock", func() bool { return len(waiting()) == 0 })
+		open := one[bool](w, `SELECT EXISTS (SELECT FROM pg_stat_activity WHERE pid = ANY($1) AND state = 'idle in transaction' AND backend_xid IS NOT NULL)`, pids)
+		if !open {
+			active.signal(syscall.SIGCONT)
+		}
+		return open
 	})
-	was := w.reader()
-	active.signal(syscall.SIGSTOP)
-	release()
 	w.times++
-	began := time.Now()
 	w.until("the standby feeds", func() bool { pid := w.reader(); return pid != 0 && pid != was })
 	w.caughtUp()
 	took := time.Since(began)
@@ -818,4 +832,28 @@ func (w *world) failpoint(place string) {
 	w.underway()
 	w.check(w.caughtUp())
 	p.terminate()
+}
+
+// TestFailpointsComplete: no place in the source is left out.
+func TestFailpointsComplete(t *testing.T) {
+	call := regexp.MustCompile(`failpoint\.Hit\("([^"]+)"\)`)
+	var found []string
+	err := filepath.WalkDir("..", func(path string, entry os.DirEntry, err error) error {
+		if err != nil || entry.IsDir() || !strings.HasSuffix(path, ".go") || strings.HasSuffix(path, "_test.go") {
+			return err
+		}
+		source, err := os.ReadFile(path)
+		for _, m := range call.FindAllStringSubmatch(string(source), -1) {
+			found = append(found, m[1])
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := slices.Sorted(slices.Values(failpoints))
+	slices.Sort(found)
+	if !slices.Equal(found, want) {
+		t.Errorf("in the source: %v\nin the list: %v", found, want)
+	}
 }
