@@ -479,7 +479,7 @@ func (m *Matcher) ensurePartitions(ctx context.Context, commits []*change.Commit
 		if _, ok := m.partitions[day]; ok {
 			continue
 		}
-		if _, err := m.Pool.Exec(ctx, "SELECT pgautomate.ensure_firing_partition($1::text::date)", day); err != nil {
+		if err := dbq.New(m.Pool).EnsureFiringPartition(ctx, day); err != nil {
 			return fmt.Errorf("partition of trigger_firings for %s: %w", day, err)
 		}
 		m.partitions[day] = struct{}{}

@@ -4,7 +4,7 @@
 SELECT nextval('pgautomate.trigger_firings_id_seq')::bigint AS id FROM generate_series(1, @n::integer);
 
 -- name: EnsureFiringPartition :exec
-SELECT pgautomate.ensure_firing_partition(@day::date);
+SELECT pgautomate.ensure_firing_partition((@day::text)::date);
 
 -- At the start of a slot's history: all triggers as of its snapshot.
 -- name: AdoptTriggers :exec

@@ -9,8 +9,6 @@ import (
 	"context"
 	"encoding/json"
 	"time"
-
-	"github.com/jackc/pgx/v5/pgtype"
 )
 
 const adoptLiveTriggers = `-- name: AdoptLiveTriggers :exec
@@ -55,10 +53,10 @@ func (q *Queries) DegradeTriggers(ctx context.Context, arg DegradeTriggersParams
 }
 
 const ensureFiringPartition = `-- name: EnsureFiringPartition :exec
-SELECT pgautomate.ensure_firing_partition($1::date)
+SELECT pgautomate.ensure_firing_partition(($1::text)::date)
 `
 
-func (q *Queries) EnsureFiringPartition(ctx context.Context, day pgtype.Date) error {
+func (q *Queries) EnsureFiringPartition(ctx context.Context, day string) error {
 	_, err := q.db.Exec(ctx, ensureFiringPartition, day)
 	return err
 }
