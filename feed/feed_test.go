@@ -548,7 +548,7 @@ ALTER TABLE val REPLICA IDENTITY FULL; ALTER PUBLICATION ` + pgx.Identifier{publ
 ALTER DATABASE %[1]s SET extra_float_digits = -5; ALTER DATABASE %[1]s SET bytea_output = 'escape';
 ALTER DATABASE %[1]s SET intervalstyle = 'iso_8601'; ALTER DATABASE %[1]s SET standard_conforming_strings = off`, w.db.Name))
 	w.start().state(feed.StateStreaming)
-	w.exec(`INSERT INTO val VALUES (1, '2026-01-02 03:04:05.678+00', 0.1::float8 + 0.2, '\x00ff', '1 mon 2 days', 'infinity', 'NaN', '{a,"b c"}', '{"k": 1}')`)
+	w.exec(`INSERT INTO val VALUES (1, '2026-01-02 03:04:05.678+00', 0.1::float8 + 0.2, decode('00ff', 'hex'), '1 mon 2 days', 'infinity', 'NaN', '{a,"b c"}', '{"k": 1}')`)
 	w.want(`val 1: - -> id=1 at=2026-01-02 03:04:05.678+00 f=0.30000000000000004 b=\x00ff i=1 mon 2 days d=infinity n=NaN a={a,"b c"} j={"k": 1}`)
 }
 
