@@ -110,11 +110,11 @@ func TestGeneratedColumn(t *testing.T) {
 	if n := w.firings(other, ""); n != 1 {
 		t.Errorf("%d firings of the other trigger, want 1", n)
 	}
-	schema, err := catalog.New(w.db.Pool).Schema(t.Context(), "deal")
+	schemas, err := catalog.New(w.db.Pool).Schemas(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
-	err = trigger.Check([]byte(query), "deal", schema, nil)
+	err = trigger.Check([]byte(query), "deal", schemas, nil)
 	if one[bool](w, `SELECT current_setting('server_version_num')::int >= 180000`) {
 		w.exec(`INSERT INTO deal (id, value) VALUES (2, 1)`)
 		w.exec(`UPDATE deal SET value = 6 WHERE id = 2`)

@@ -46,11 +46,11 @@ func TestRefusedQueries(t *testing.T) {
 	codes := map[string]bool{}
 	for i, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			schema, err := cat.Schema(t.Context(), tt.objectType)
+			schemas, err := cat.Schemas(t.Context())
 			if err != nil {
 				t.Fatal(err)
 			}
-			err = trigger.Check([]byte(and(tt.objectType, tt.query)), tt.objectType, schema, nil)
+			err = trigger.Check([]byte(and(tt.objectType, tt.query)), tt.objectType, schemas, nil)
 			var invalid *trigger.ValidationError
 			if !errors.As(err, &invalid) || len(invalid.Problems) != 1 {
 				t.Fatalf("want one problem, got %v", err)

@@ -51,12 +51,6 @@ func SlotName(database string) string {
 	return name
 }
 
-// Relation is a way from the objects of one type to related ones: their columns
-// hold the same value.
-type Relation struct {
-	ThisColumn, RelatedType, RelatedColumn string
-}
-
 // Type is one watched table.
 type Type struct {
 	change.Object
@@ -64,7 +58,7 @@ type Type struct {
 	Quoted    string // schema.table, as SQL needs it
 	Columns   []Column
 	Identity  byte // of a partitioned table: FULL only when each of its partitions has it
-	Relations []Relation
+	Relations []trigger.Relation
 
 	// Partitioned says that the rows are in partitions. Each has an identity of
 	// its own; the stream tells only the table's.
@@ -170,7 +164,7 @@ func load(ctx context.Context, q *dbq.Queries) (map[string]*Type, error) {
 	}
 	for _, r := range relations {
 		if t := types[r.ThisObjectType]; t != nil {
-			t.Relations = append(t.Relations, Relation{r.ThisColumn, r.RelatedObjectType, r.RelatedColumn})
+			t.Relations = append(t.Relations, trigger.Relation{Column: r.ThisColumn, RelatedType: r.RelatedObjectType, RelatedColumn: r.RelatedColumn})
 		}
 	}
 	return types, nil
@@ -311,7 +305,7 @@ func (t *Type) KeyOnly(old change.Row) bool {
 // LayoutSchema gives the fields of an object type by a layout of the stream,
 // which may be older or newer than the table is now.
 func (c *Catalog) LayoutSchema(ctx context.Context, o *change.Object, rel *change.Relation) (trigger.Schema, error) {
-	s := trigger.Schema{ObjectType: o.Type, Custom: o.Custom, ID: o.ID}
+	s := trigger.Schema{ObjectType: o.Type, Custom: o.Custom, ID: o.ID, Organization: o.Organization}
 	unknown := []int64{}
 	c.mu.RLock()
 	for _, col := range rel.Columns {
@@ -331,6 +325,9 @@ func (c *Catalog) LayoutSchema(ctx context.Context, o *change.Object, rel *chang
 	}
 	c.mu.RLock()
 	defer c.mu.RUnlock()
+	if t := c.types[o.Type]; t != nil {
+		s.Relations = t.Relations
+	}
 	for _, col := range rel.Columns {
 		oid, ok := c.base[col.TypeOID]
 		if !ok {
@@ -342,19 +339,26 @@ func (c *Catalog) LayoutSchema(ctx context.Context, o *change.Object, rel *chang
 	return s, nil
 }
 
-// Schema gives the fields of an object type as its table is now; nil when the
-// type is not watched. It reads the database, so that a table watched or
-// altered a moment ago is seen.
-func (c *Catalog) Schema(ctx context.Context, objectType string) (*trigger.Schema, error) {
-	t, err := c.fresh(ctx, objectType)
-	if err != nil || t == nil {
+// Schemas gives the fields and relations of the watched object types as their
+// tables are now. It reads the database, so that a table watched or altered a
+// moment ago is seen.
+func (c *Catalog) Schemas(ctx context.Context) (trigger.Schemas, error) {
+	if err := c.Reload(ctx); err != nil {
 		return nil, err
 	}
-	return t.schema(), nil
+	c.mu.RLock()
+	types := c.types
+	c.mu.RUnlock()
+	return func(objectType string) *trigger.Schema {
+		if t := types[objectType]; t != nil {
+			return t.schema()
+		}
+		return nil
+	}, nil
 }
 
 func (t *Type) schema() *trigger.Schema {
-	s := &trigger.Schema{ObjectType: t.Type, Custom: t.Custom, ID: t.ID}
+	s := &trigger.Schema{ObjectType: t.Type, Custom: t.Custom, ID: t.ID, Organization: t.Organization, Relations: t.Relations}
 	for _, col := range t.Columns {
 		if col.Hidden {
 			continue

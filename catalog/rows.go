@@ -17,6 +17,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/pgautomate/pgautomate/jobs"
+	"github.com/pgautomate/pgautomate/trigger"
 )
 
 // Querier is a pool or a transaction.
@@ -85,12 +86,12 @@ func (c *Catalog) UpdateRow(ctx context.Context, tx pgx.Tx, a *jobs.Action, obje
 	}
 	t, where := own, own.byID("t", 2)
 	if !c.own(object, a.ObjectType) {
-		at := slices.IndexFunc(own.Relations, func(r Relation) bool { return r.RelatedType == object })
+		at := slices.IndexFunc(own.Relations, func(r trigger.Relation) bool { return r.RelatedType == object })
 		if t = c.Type(object); t == nil || at < 0 {
 			return 0, jobs.Permanentf("update_row: %q is not related to %q: it is %s", object, a.ObjectType, related(own))
 		}
 		r := own.Relations[at]
-		where = fmt.Sprintf("t.%s = (SELECT o.%s FROM %s o WHERE %s)", ident(r.RelatedColumn), ident(r.ThisColumn), own.Quoted, own.byID("o", 2))
+		where = fmt.Sprintf("t.%s = (SELECT o.%s FROM %s o WHERE %s)", ident(r.RelatedColumn), ident(r.Column), own.Quoted, own.byID("o", 2))
 	}
 	columns, values, err := t.columns("update_row", set)
 	if err != nil {

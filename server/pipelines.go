@@ -320,11 +320,11 @@ func pipelineError(err error) error {
 func (s *Server) checkPipeline(ctx context.Context, org, objectType string, goal json.RawMessage, stages []StageInput, ids bool) error {
 	var f fields
 	if !isNull(goal) {
-		schema, err := s.objects.Schema(ctx, objectType)
+		schemas, err := s.objects.Schemas(ctx)
 		if err != nil {
-			return fmt.Errorf("schema of %s: %w", objectType, err)
+			return fmt.Errorf("schemas: %w", err)
 		}
-		if schema == nil {
+		if schemas(objectType) == nil {
 			f.add("/goal", "not_watched", fmt.Sprintf(
 				"a goal is seen in the changes of its table, and %q is not watched: run `pgautomate watch TABLE --as %s` first", clip(objectType), clip(objectType)), nil)
 		} else {
@@ -332,7 +332,7 @@ func (s *Server) checkPipeline(ctx context.Context, org, objectType string, goal
 			if err != nil {
 				return err
 			}
-			if err := f.query("/goal", trigger.Check(goal, objectType, schema, where)); err != nil {
+			if err := f.query("/goal", trigger.Check(goal, objectType, schemas, where)); err != nil {
 				return err
 			}
 		}

@@ -42,8 +42,8 @@ import (
 
 // Objects answers what is watched; catalog.Catalog does.
 type Objects interface {
-	// Schema gives a watched object type's columns; nil, nil when it is not watched.
-	Schema(ctx context.Context, objectType string) (*trigger.Schema, error)
+	// Schemas gives the watched object types' columns and relations as they are now.
+	Schemas(ctx context.Context) (trigger.Schemas, error)
 	// Identity says whether the table's REPLICA IDENTITY is FULL, and the ALTER TABLE
 	// that makes it so.
 	Identity(ctx context.Context, objectType string) (full bool, alter string, err error)

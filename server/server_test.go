@@ -38,13 +38,15 @@ func TestMain(m *testing.M) { dbtest.Main(m) }
 // watched stands for the catalog: lead is as it should be, note lacks its identity.
 type watched struct{}
 
-func (watched) Schema(_ context.Context, objectType string) (*trigger.Schema, error) {
-	if objectType != "lead" && objectType != "note" {
-		return nil, nil //nolint:nilnil // the interface says so
-	}
-	return &trigger.Schema{ObjectType: objectType, ID: "id", Fields: []trigger.Field{
-		{Name: "id", Kind: trigger.KindNumber}, {Name: "status", Kind: trigger.KindText}, {Name: "score", Kind: trigger.KindNumber},
-	}}, nil
+func (watched) Schemas(context.Context) (trigger.Schemas, error) {
+	return func(objectType string) *trigger.Schema {
+		if objectType != "lead" && objectType != "note" {
+			return nil
+		}
+		return &trigger.Schema{ObjectType: objectType, ID: "id", Fields: []trigger.Field{
+			{Name: "id", Kind: trigger.KindNumber}, {Name: "status", Kind: trigger.KindText}, {Name: "score", Kind: trigger.KindNumber},
+		}}
+	}, nil
 }
 
 func (watched) Identity(_ context.Context, objectType string) (bool, string, error) {

@@ -322,11 +322,11 @@ func (s *Server) checkTrigger(ctx context.Context, org, objectType string, query
 }
 
 func (s *Server) checkQuery(ctx context.Context, f *fields, org, objectType string, query json.RawMessage) error {
-	schema, err := s.objects.Schema(ctx, objectType)
+	schemas, err := s.objects.Schemas(ctx)
 	if err != nil {
-		return fmt.Errorf("schema of %s: %w", objectType, err)
+		return fmt.Errorf("schemas: %w", err)
 	}
-	if schema == nil {
+	if schemas(objectType) == nil {
 		watched, err := s.objects.Types(ctx)
 		if err != nil {
 			return fmt.Errorf("object types: %w", err)
@@ -351,7 +351,7 @@ func (s *Server) checkQuery(ctx context.Context, f *fields, org, objectType stri
 	if err != nil {
 		return err
 	}
-	return f.query("", trigger.Check(query, objectType, schema, where))
+	return f.query("", trigger.Check(query, objectType, schemas, where))
 }
 
 func (s *Server) checkAction(f *fields, typePointer, paramsPointer, actionType string, params json.RawMessage) {

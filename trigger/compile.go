@@ -35,12 +35,15 @@ type expr struct {
 	spec    fieldSpec
 	payload []byte
 	kids    []expr
+	related *relatedExpr // opRelated
 }
 
 type compiler struct {
-	schema     *Schema // nil: the object type is not watched
-	objectType string
+	schemas    Schemas
+	schema     *Schema // of objectType; nil: it is not watched
+	objectType string  // of the objects that the conditions here are asked of
 	loc        *time.Location
+	depth      int // has_related around here
 
 	path     path
 	problems []Problem
@@ -115,7 +118,7 @@ func (c *compiler) node(n *node, negate, top bool) expr {
 	case nodeField:
 		return c.fieldNode(n, negate)
 	case nodeHasRelated:
-		c.report(n.at, CodeHasRelated, nil, "has_related can't be used in a trigger yet; put a trigger on %q itself", n.related.other)
+		return c.relatedNode(n, negate)
 	case nodeText:
 		c.report(n.at, CodeBareText, nil, "a text search over all fields can't be used in a trigger; use a field_condition with a text condition of mode %q", exactValue)
 	case nodeSavedSearch:
@@ -178,7 +181,11 @@ func (c *compiler) objectTypeNode(n *node, top bool) {
 	}
 	if n.objectType != c.objectType {
 		nearest := append([]byte(`{"type":"object_type","object_type":`), quoted(c.objectType)...)
-		c.report(n.at, CodeWrongObjectType, append(nearest, '}'), "this trigger is on %q, so its query can't be on %q", c.objectType, n.objectType)
+		what := "this trigger"
+		if c.depth > 0 {
+			what = "this related_query"
+		}
+		c.report(n.at, CodeWrongObjectType, append(nearest, '}'), "%s is on %q, so its query can't be on %q", what, c.objectType, n.objectType)
 	} else if c.schema == nil {
 		c.unwatched(n.at)
 	}

@@ -32,6 +32,8 @@ const (
 	CodeObjectTypeMissing   = "object_type_missing"
 	CodeObjectTypeRepeated  = "object_type_repeated"
 	CodeObjectTypeMisplaced = "object_type_misplaced"
+	CodeRelationUnknown     = "relation_unknown"
+	CodeRelationAmbiguous   = "relation_ambiguous"
 )
 
 // Problem is one thing that is wrong with a query.

@@ -146,3 +146,15 @@ func problemsOf(t testing.TB, err error) []Problem {
 	}
 	return v.Problems
 }
+
+// only makes schemas known.
+func only(schemas ...*Schema) Schemas {
+	return func(objectType string) *Schema {
+		for _, s := range schemas {
+			if s != nil && s.ObjectType == objectType {
+				return s
+			}
+		}
+		return nil
+	}
+}

@@ -43,9 +43,14 @@ type node struct {
 	saved      string    // saved_search
 }
 
+// related is has_related. Of the relations between the two types, field and
+// otherField pick one when there are several; least and most bound how many
+// related objects must match.
 type related struct {
-	this, other string
-	query       *node
+	this, other       string
+	field, otherField string
+	query             *node
+	least, most       literal // litNone: at least one, any number
 }
 
 type fieldType uint8
@@ -449,9 +454,13 @@ func (p *parser) node(v *jval, depth int) *node {
 			p.path.pop()
 		}
 	case nodeHasRelated:
-		p.only(v, "type", "negate", "this_object_type", "related_object_type", "related_query")
+		p.only(v, "type", "negate", "this_object_type", "related_object_type", "related_query", "this_field_name", "related_field_name", "at_least", "at_most")
 		n.related.this, _ = p.text(v, "this_object_type", `"lead"`)
 		n.related.other, _ = p.text(v, "related_object_type", `"contact"`)
+		n.related.field = p.optionalText(v, "this_field_name")
+		n.related.otherField = p.optionalText(v, "related_field_name")
+		n.related.least = p.count64(v, "at_least")
+		n.related.most = p.count64(v, "at_most")
 		if q := p.member(v, "related_query", `{"type":"match_all"}`); q != nil {
 			p.path.key("related_query")
 			n.related.query = p.node(q, depth+1)
@@ -483,6 +492,30 @@ func (p *parser) node(v *jval, depth int) *node {
 		n.typ = typ
 	}
 	return n
+}
+
+func (p *parser) optionalText(v *jval, key string) string {
+	if m := v.get(key); m == nil || m.kind == 'n' {
+		return ""
+	}
+	s, _ := p.text(v, key, `""`)
+	return s
+}
+
+// count64 reads an optional whole number that counts something.
+func (p *parser) count64(v *jval, key string) literal {
+	m := v.get(key)
+	if m == nil || m.kind == 'n' {
+		return literal{}
+	}
+	raw := p.raw(m)
+	if n, err := strconv.ParseUint(raw, 10, 31); m.kind == '0' && err == nil {
+		return literal{litNumber, strconv.FormatUint(n, 10)}
+	}
+	p.path.key(key)
+	p.report(m.at, CodeTypeMismatch, nil, "%q counts related objects: give a whole number from 0 to 2147483647", key)
+	p.path.pop()
+	return literal{}
 }
 
 func (p *parser) field(v *jval) (f fieldRef) {

@@ -18,16 +18,17 @@ import (
 // once for all triggers that ask for it.
 
 const (
-	opFalse  = iota
-	opTrue   //
-	opAnd    //
-	opOr     //
-	opExists // no payload
-	opText   // the lower-case text
-	opTerm   // see acceptsTrue
-	opBool   // one byte, 0 or 1
-	opNumber // see hasLow
-	opMoment // see hasFrom
+	opFalse   = iota
+	opTrue    //
+	opAnd     //
+	opOr      //
+	opExists  // no payload
+	opText    // the lower-case text
+	opTerm    // see acceptsTrue
+	opBool    // one byte, 0 or 1
+	opNumber  // see hasLow
+	opMoment  // see hasFrom
+	opRelated // see relatedExpr
 
 	opNegate = 0x80
 )
@@ -368,6 +369,17 @@ func appendNode(dst []byte, n *node) []byte {
 	case nodeHasRelated:
 		member("this_object_type", quoted(n.related.this))
 		member("related_object_type", quoted(n.related.other))
+		for _, m := range [...]struct{ name, value string }{{"this_field_name", n.related.field}, {"related_field_name", n.related.otherField}} {
+			if m.value != "" {
+				member(m.name, quoted(m.value))
+			}
+		}
+		if n.related.least.kind != litNone {
+			member("at_least", n.related.least.text)
+		}
+		if n.related.most.kind != litNone {
+			member("at_most", n.related.most.text)
+		}
 		member("related_query", string(appendNode(nil, n.related.query)))
 	case nodeID:
 		member("value", n.id.json())

@@ -38,7 +38,7 @@ func TestRefusals(t *testing.T) {
 		{"T30 unknown field", q("lead", fc("statusid", exists)), at + "/field", CodeUnknownField, `{"type":"regular_field","object_type":"lead","field_name":"status_id"}`},
 		{"T30 field of contact", q("lead", field(`{"type":"regular_field","object_type":"contact","field_name":"title"}`)), at + "/field", CodeWrongObjectType, `{"type":"regular_field","object_type":"lead","field_name":"title"}`},
 		{"saved search", q("lead", `{"type":"saved_search","saved_search_id":"save_1"}`), at, CodeSavedSearch, ""},
-		{"has_related", q("lead", `{"type":"has_related","this_object_type":"lead","related_object_type":"contact","related_query":{"type":"match_all"}}`), at, CodeHasRelated, ""},
+		{"has_related without a relation", q("lead", `{"type":"has_related","this_object_type":"lead","related_object_type":"contact","related_query":{"type":"match_all"}}`), at + "/related_object_type", CodeUnknownObjectType, ""},
 		{"unlike any field", q("lead", fc("zzzzzzzzzz", exists)), at + "/field", CodeUnknownField, ""},
 
 		{"number_range on text", q("lead", fc("title", `{"type":"number_range","gte":1}`)), at + "/condition", CodeTypeMismatch, ""},
@@ -88,7 +88,7 @@ func TestRefusals(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
-			problems := problemsOf(t, Check([]byte(tt.query), "lead", &leadSchema, nil))
+			problems := problemsOf(t, Check([]byte(tt.query), "lead", only(&leadSchema), nil))
 			if len(problems) != 1 {
 				t.Fatalf("want one problem, got %+v", problems)
 			}
@@ -103,7 +103,7 @@ func TestRefusals(t *testing.T) {
 				return
 			}
 			// What is said to be accepted is.
-			if err := Check(replaceAt(t, tt.query, p.Pointer, p.Nearest), "lead", &leadSchema, nil); err != nil {
+			if err := Check(replaceAt(t, tt.query, p.Pointer, p.Nearest), "lead", only(&leadSchema), nil); err != nil {
 				t.Errorf("the nearest form is refused: %v", err)
 			}
 		})
@@ -157,7 +157,7 @@ func TestAllProblemsAreReportedInOrder(t *testing.T) {
 		`{"type":"match_all","x":1,"negate":3}`,
 	)
 	var got []string
-	for _, p := range problemsOf(t, Check([]byte(query), "lead", &leadSchema, nil)) {
+	for _, p := range problemsOf(t, Check([]byte(query), "lead", only(&leadSchema), nil)) {
 		got = append(got, p.Pointer+" "+p.Code)
 	}
 	const at = "/queries/1/queries/"
@@ -180,7 +180,7 @@ func TestUnknownObjectType(t *testing.T) {
 	t.Parallel()
 	for query, pointer := range map[string]string{q("lead", fc("x", exists)): "/queries/0", `{"type":"object_type","object_type":"lead"}`: ""} {
 		for _, name := range []string{"lead", ""} {
-			p := problemsOf(t, Check([]byte(query), name, nil, nil))
+			p := problemsOf(t, Check([]byte(query), name, only(), nil))
 			if len(p) != 1 || p[0].Code != CodeUnknownObjectType || p[0].Pointer != pointer {
 				t.Errorf("%s: %+v", query, p)
 			}
@@ -206,7 +206,7 @@ func TestCustomFieldsNeedTheirColumn(t *testing.T) {
 	} {
 		schema := leadSchema
 		change(&schema)
-		if p := problemsOf(t, Check([]byte(q("lead", fc("cf_x", exists))), "lead", &schema, nil)); len(p) != 1 || p[0].Code != CodeUnknownField {
+		if p := problemsOf(t, Check([]byte(q("lead", fc("cf_x", exists))), "lead", only(&schema), nil)); len(p) != 1 || p[0].Code != CodeUnknownField {
 			t.Errorf("%q: %+v", schema.Custom, p)
 		}
 	}

@@ -86,7 +86,21 @@ type Schema struct {
 	Fields     []Field
 	Custom     string // name of the jsonb column with custom fields, which is also among Fields; or ""
 	ID         string // name of the column that identifies the object
+	// Organization is the column that says whose the object is; "" when all
+	// objects of the type belong to the organization "default".
+	Organization string
+	Relations    []Relation
 }
+
+// Relation is a way from the objects of a type to those of another (or the
+// same) one: they are related when Column here and RelatedColumn there hold the
+// same value. A foreign key gives one each way.
+type Relation struct {
+	Column, RelatedType, RelatedColumn string
+}
+
+// Schemas gives the schema of an object type, nil for one that is not watched.
+type Schemas func(objectType string) *Schema
 
 func (s *Schema) field(name string) *Field {
 	for i := range s.Fields {
@@ -114,6 +128,8 @@ const (
 	MaxNodes = 200     // nodes in one query
 	MaxList  = 1000    // values in one list
 	MaxBytes = 1 << 20 // bytes of JSON
+
+	MaxRelated = 3 // has_related inside has_related
 )
 
 // KindOf maps Postgres's built-in types (pg_type.oid). A type that is not
@@ -165,13 +181,16 @@ func KindOf(typeOID uint32) (k Kind, array bool) {
 
 // Check parses and compiles a query as Set.Put would and keeps nothing. The
 // error is nil or a *ValidationError that holds every problem of the query. A
-// nil schema means that the object type is not watched; a nil loc is UTC.
-func Check(query []byte, objectType string, schema *Schema, loc *time.Location) error {
+// type without a schema is not watched; a nil loc is UTC.
+func Check(query []byte, objectType string, schemas Schemas, loc *time.Location) error {
 	root, problems := parse(query)
-	if objectType == "" && schema != nil {
-		objectType = schema.ObjectType
+	if objectType == "" {
+		objectType = (&Query{root: root}).ObjectType()
 	}
-	c := compiler{schema: schema, objectType: objectType, loc: loc, problems: problems}
+	c := compiler{schemas: schemas, objectType: objectType, loc: loc, problems: problems}
+	if objectType != "" {
+		c.schema = schemas(objectType)
+	}
 	c.compile(root)
 	return newValidationError(c.problems)
 }

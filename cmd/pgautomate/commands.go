@@ -222,21 +222,19 @@ func readFile(name string) ([]byte, error) {
 }
 
 func checkQuery(ctx context.Context, c *catalog.Catalog, query []byte, objectType string) error {
-	var schema *trigger.Schema
 	parsed, err := trigger.Parse(query)
 	if err == nil {
 		if objectType == "" {
 			objectType = parsed.ObjectType()
 		}
-		if objectType != "" {
-			if schema, err = c.Schema(ctx, objectType); err != nil {
-				return err
-			}
-			if schema == nil {
-				return catalog.NotWatched(objectType)
-			}
+		schemas, failed := c.Schemas(ctx)
+		if failed != nil {
+			return failed
 		}
-		err = trigger.Check(query, objectType, schema, time.UTC)
+		if objectType != "" && schemas(objectType) == nil {
+			return catalog.NotWatched(objectType)
+		}
+		err = trigger.Check(query, objectType, schemas, time.UTC)
 	}
 	if invalid, ok := errors.AsType[*trigger.ValidationError](err); ok {
 		for _, p := range invalid.Problems {
