@@ -272,6 +272,8 @@ func (f *Feed) Run(ctx context.Context) error {
 		}
 		pause := f.cfg.StandbyInterval
 		switch {
+		case errors.Is(err, ErrAgain):
+			pause = 0
 		case errors.Is(err, errStandby):
 			f.setState(StateStandby, nil)
 		case errors.Is(err, ErrFenced):

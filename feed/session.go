@@ -57,6 +57,7 @@ type session struct {
 	relations map[uint32]*layout
 	open      bool // between BEGIN and COMMIT
 	registry  bool // the open transaction carries a registry message
+	ahead     *LookAhead
 	idleAsked time.Time
 }
 
@@ -131,6 +132,13 @@ func (f *Feed) session(ctx context.Context) (progressed bool, err error) {
 		// by itself: if it does ask, it wants to shut down. See persistIdle.
 		s.statusEvery = min(s.statusEvery, srv.walTimeout/3)
 	}
+	defer s.spills.closeAll() // the applier has ended too
+	if looked, err := s.lookAhead(ctx, cp.Position); err != nil || looked {
+		if err == nil {
+			err = ErrAgain
+		}
+		return true, err
+	}
 	f.setState(StateStreaming, nil)
 	f.update(func(st *Status) {
 		st.Applied = cp.Position
@@ -139,7 +147,6 @@ func (f *Feed) session(ctx context.Context) (progressed bool, err error) {
 	defer f.watch(nil)
 	f.log.Info("feed streams", "from", cp.Position)
 	err = s.run(ctx)
-	s.spills.closeAll() // the applier has ended too
 	return s.progress.Load() || time.Since(s.began) > f.cfg.MaxBackoff, err
 }
 
@@ -610,6 +617,9 @@ func (s *session) commit(ctx context.Context) error {
 	c.LSN, c.End, c.Time = change.CommitLSN(m.lsn), change.EndLSN(m.end), m.time
 	s.txn.commit = nil
 	nothing := len(c.Changes) == 0 && c.Large == nil && len(c.Notes) == 0 && len(c.Truncated) == 0 && !s.registry
+	if s.ahead != nil {
+		return s.commitAhead(ctx, c, nothing)
+	}
 	if c.End <= s.skipTo || nothing {
 		if large, ok := c.Large.(*spill); ok {
 			s.spills.close(large)
