@@ -163,7 +163,8 @@ func New(ctx context.Context, cfg Config) (*Engine, error) {
 	if err := EnsureSchema(ctx, e.pool, cfg.Logger); err != nil {
 		return nil, err
 	}
-	if e.feedPool, err = db.Open(ctx, cfg.DatabaseURL, "pgautomate feed", feedConns); err != nil {
+	// Loading a million triggers takes a while, in which its transaction says nothing.
+	if e.feedPool, err = db.Open(ctx, cfg.DatabaseURL, "pgautomate feed", feedConns, db.Patient); err != nil {
 		return nil, err
 	}
 	if e.riverPool, err = db.Open(ctx, cfg.DatabaseURL, "pgautomate river", riverConns); err != nil {

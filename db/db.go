@@ -15,6 +15,7 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"strconv"
 	"strings"
 	"time"
 
@@ -45,9 +46,24 @@ var ErrSchema = errors.New("schema")
 // ErrNoSchema is returned by CheckSchema when there is no schema yet.
 var ErrNoSchema = fmt.Errorf("%w: the database has no pgautomate schema: run `pgautomate migrate up`", ErrSchema)
 
+// silence bounds how long the server waits for us within a transaction: for its next statement, and for room to send
+// results. One whose process is frozen, or cut off without a word, would hold its locks for ever, and with them whoever
+// takes over.
+const silence = 20 * time.Second
+
+// Option changes what Open makes.
+type Option func(*pgxpool.Config)
+
+// Patient lets transactions be silent: those that think for long before they take
+// their first lock, and set the bound themselves then.
+func Patient(c *pgxpool.Config) {
+	c.ConnConfig.RuntimeParams["idle_in_transaction_session_timeout"] = "0"
+}
+
 // Open makes a pool and says in one line what to do when the database can't be
-// reached. maxConns 0 means pgx's default.
-func Open(ctx context.Context, url, application string, maxConns int32) (*pgxpool.Pool, error) {
+// reached. maxConns 0 means pgx's default. The server ends a transaction that we neither
+// go on with nor read the results of for 20 s.
+func Open(ctx context.Context, url, application string, maxConns int32, options ...Option) (*pgxpool.Pool, error) {
 	config, err := pgxpool.ParseConfig(url)
 	if err != nil {
 		return nil, fmt.Errorf("DATABASE_URL can't be read (%s): give it as postgres://user:password@host:5432/database", parseProblem(err))
@@ -56,6 +72,12 @@ func Open(ctx context.Context, url, application string, maxConns int32) (*pgxpoo
 		config.MaxConns = maxConns
 	}
 	config.ConnConfig.RuntimeParams["application_name"] = application
+	bound := strconv.FormatInt(silence.Milliseconds(), 10)
+	config.ConnConfig.RuntimeParams["idle_in_transaction_session_timeout"] = bound
+	config.ConnConfig.RuntimeParams["tcp_user_timeout"] = bound
+	for _, o := range options {
+		o(config)
+	}
 	config.ConnConfig.ConnectTimeout = 10 * time.Second
 	pool, err := pgxpool.NewWithConfig(ctx, config)
 	if err != nil {

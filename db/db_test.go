@@ -7,6 +7,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 
@@ -284,5 +285,47 @@ func TestRoles(t *testing.T) {
 		if err := as("pgautomate_readonly", sql); err == nil || !strings.Contains(err.Error(), "42501") {
 			t.Errorf("a reader may %s (%v)", sql, err)
 		}
+	}
+}
+
+// A frozen process loses its transaction, also when it sleeps with unread results.
+func TestSilence(t *testing.T) {
+	t.Parallel()
+	d := dbtest.New(t)
+	ctx := t.Context()
+	for want, options := range map[string][]db.Option{"20s": nil, "0": {db.Patient}} {
+		pool, err := db.Open(ctx, d.URL, "silent", 2, options...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer pool.Close()
+		var got string
+		if err := pool.QueryRow(ctx, "SHOW idle_in_transaction_session_timeout").Scan(&got); err != nil || got != want {
+			t.Errorf("idle_in_transaction_session_timeout is %q (%v), want %s", got, err, want)
+		}
+	}
+	pool, err := db.Open(ctx, d.URL, "unread", 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	conn, err := pool.Acquire(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = conn.Conn().Close(ctx); conn.Release(); pool.Close() }()
+	if _, err := conn.Exec(ctx, "BEGIN; LOCK TABLE pgautomate.lanes"); err != nil {
+		t.Fatal(err)
+	}
+	rows, err := conn.Query(ctx, "SELECT repeat('x', 1000000) FROM generate_series(1, 200)")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer rows.Close()
+	start := time.Now()
+	for !slices.Equal(list(t, d, "SELECT count(*)::text FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'unread'"), []string{"0"}) {
+		if time.Since(start) > 2*time.Minute {
+			t.Fatal("the server waits for who doesn't read")
+		}
+		time.Sleep(100 * time.Millisecond)
 	}
 }

@@ -47,6 +47,7 @@ func TestFaults(t *testing.T) {
 		{"SIGSTOP while applying, with a standby", []string{shortTimeout}, (*world).freezeWhileApplying},
 		{"SIGSTOP of the only process, SIGCONT", []string{shortTimeout}, (*world).freezeAlone},
 		{"worker frozen until it is taken for dead, SIGCONT", nil, (*world).freezeWorker},
+		{"scheduler frozen while claiming, SIGCONT", nil, (*world).freezeClaim},
 		{"lead_stage_actions locked", []string{shortTimeout}, (*world).actionsLocked},
 		{"trigger_firings locked", []string{shortTimeout}, (*world).firingsLocked},
 		{"checkpoint row locked", []string{shortTimeout}, (*world).checkpointLocked},
@@ -211,6 +212,7 @@ func (w *world) freezeWorker() {
 		}
 		return len(held) > 0
 	})
+	w.tell(held)
 	took := w.until("its actions have run elsewhere", func() bool {
 		return one[bool](w, `SELECT bool_and(status = 'completed') FROM pgautomate.lead_stage_actions WHERE id = ANY($1)`, held)
 	})
@@ -224,6 +226,89 @@ func (w *world) freezeWorker() {
 	w.check(w.caughtUp())
 	stays.terminate()
 	sleeps.terminate()
+}
+
+// The frozen process has locked the lanes that it was about to claim from; others skip
+// them until it loses its transaction.
+func (w *world) freezeClaim() {
+	stays := w.run("--only", "feed,workers")
+	sleeps := w.run("--only", "scheduler")
+	w.write()
+	w.underway()
+	w.until("it is frozen with lanes in its hands", func() bool {
+		release := w.hold(`LOCK TABLE pgautomate.lanes IN ACCESS EXCLUSIVE MODE`)
+		waiting := func() []int32 {
+			return one[[]int32](w, `SELECT coalesce(array_agg(pid), '{}') FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'
+				AND query LIKE '%name: LockLanes %'`)
+		}
+		// Perhaps it merges signals, which waits for the table as well, and leaves no transaction: then once more.
+		w.until("it waits for the lock", func() bool {
+			return one[int64](w, `SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock' AND query LIKE '%pgautomate.lanes%'`) > 0
+		})
+		pids := waiting()
+		sleeps.signal(syscall.SIGSTOP)
+		release()
+		w.until("it has the lock", func() bool { return len(waiting()) == 0 })
+		open := one[bool](w, `SELECT EXISTS (SELECT FROM pg_stat_activity WHERE pid = ANY($1) AND state = 'idle in transaction' AND backend_xid IS NOT NULL)`, pids)
+		if !open {
+			sleeps.signal(syscall.SIGCONT)
+		}
+		return open
+	})
+	w.times++
+	takes := w.run("--only", "scheduler")
+	n := one[int64](w, `SELECT count(*) FROM pgautomate.lead_stage_actions`)
+	w.until("there is more to claim", func() bool {
+		return one[int64](w, `SELECT count(*) FROM pgautomate.lead_stage_actions`) > n+10
+	})
+	due := one[[]int64](w, `SELECT array_agg(id) FROM pgautomate.lead_stage_actions`)
+	w.tell(due)
+	took := w.until("what is due has run", func() bool {
+		return one[bool](w, `SELECT bool_and(status = 'completed') FROM pgautomate.lead_stage_actions WHERE id = ANY($1)`, due)
+	})
+	w.t.Logf("all that was due had run %v after the freeze", took.Round(time.Millisecond))
+	if took > 60*time.Second {
+		w.t.Errorf("all that was due had run %v after the freeze, the bound is 60 s", took)
+	}
+	sleeps.signal(syscall.SIGCONT)
+	w.check(w.caughtUp())
+	for _, p := range []*process{stays, sleeps, takes} {
+		p.terminate()
+	}
+}
+
+// tell prints, when the test has failed, what became of these actions, and who does what in the database.
+func (w *world) tell(actions []int64) {
+	w.t.Cleanup(func() {
+		if !w.t.Failed() {
+			return
+		}
+		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second) // the test's own has ended
+		defer cancel()
+		for _, q := range []struct {
+			sql  string
+			args []any
+		}{
+			{`SELECT jsonb_build_object('actions', count(*), 'status', a.status, 'type', a.action_type, 'reason', a.reason, 'error', a.error, 'attempt', a.attempt,
+				'worker', k.pid, 'heartbeat', date_trunc('second', now() - k.heartbeat_at), 'due_in', date_trunc('second', a.perform_at - now()),
+				'lead_is_there', l.id IS NOT NULL, 'ids', (array_agg(a.id ORDER BY a.id))[:5])::text
+				FROM pgautomate.lead_stage_actions a LEFT JOIN pgautomate.workers k ON k.id = a.worker_id LEFT JOIN lead l ON l.id::text = a.lead_id
+				WHERE a.id = ANY($1) GROUP BY a.status, a.action_type, a.reason, a.error, a.attempt, k.pid, k.heartbeat_at, a.perform_at, l.id IS NULL LIMIT 20`, []any{actions}},
+			{`SELECT concat_ws(' ', pid, application_name, state, wait_event_type, wait_event, 'for', date_trunc('second', now() - state_change),
+				'blocked by', pg_blocking_pids(pid), left(query, 120))
+				FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid() AND state <> 'idle'`, nil},
+		} {
+			rows, err := w.db.Pool.Query(ctx, q.sql, q.args...)
+			if err == nil {
+				var lines []string
+				lines, err = pgx.CollectRows(rows, pgx.RowTo[string])
+				w.t.Log(strings.Join(lines, "\n"))
+			}
+			if err != nil {
+				w.t.Log(err)
+			}
+		}
+	})
 }
 
 func (w *world) terminations() {
@@ -669,16 +754,7 @@ func (w *world) workersKilled() {
 			WHERE k.pid = $1 AND a.status = 'running'`, pid)...)
 	})
 	if len(held) > 0 {
-		w.t.Cleanup(func() {
-			if w.t.Failed() {
-				w.t.Log(list[struct {
-					Status, Type string
-					N, Worker    int64
-					Reason       *string
-					Error        *string
-				}](w, `SELECT status::text, action_type, count(*), coalesce(worker_id, 0), reason, error FROM pgautomate.lead_stage_actions WHERE id = ANY($1) GROUP BY 1, 2, 4, 5, 6`, held))
-			}
-		})
+		w.tell(held)
 		w.until("what the dead ones held has run again", func() bool {
 			return one[bool](w, `SELECT bool_and(status = 'completed') FROM pgautomate.lead_stage_actions WHERE id = ANY($1)`, held)
 		})
