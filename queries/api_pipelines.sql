@@ -14,8 +14,9 @@ SELECT * FROM pgautomate.pipelines
 
 -- name: ApiBoundWaits :exec
 -- An app may hold a lead or a stage in a transaction that it leaves open: a
--- request gives up then, so that it does not hold a connection for long.
-SELECT set_config('lock_timeout', '10s', true);
+-- request gives up then, so that it does not hold a connection for long. Nor does
+-- a frozen process hold the locks of its requests for ever.
+SELECT set_config('lock_timeout', '10s', true), set_config('idle_in_transaction_session_timeout', '20s', true);
 
 -- name: ApiLockPipeline :one
 -- By pipelines_pkey. Entries of leads go on meanwhile.

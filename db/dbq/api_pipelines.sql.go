@@ -12,11 +12,12 @@ import (
 )
 
 const apiBoundWaits = `-- name: ApiBoundWaits :exec
-SELECT set_config('lock_timeout', '10s', true)
+SELECT set_config('lock_timeout', '10s', true), set_config('idle_in_transaction_session_timeout', '20s', true)
 `
 
 // An app may hold a lead or a stage in a transaction that it leaves open: a
-// request gives up then, so that it does not hold a connection for long.
+// request gives up then, so that it does not hold a connection for long. Nor does
+// a frozen process hold the locks of its requests for ever.
 func (q *Queries) ApiBoundWaits(ctx context.Context) error {
 	_, err := q.db.Exec(ctx, apiBoundWaits)
 	return err
