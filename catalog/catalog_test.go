@@ -99,6 +99,24 @@ func TestWatchAndUnwatch(t *testing.T) {
 		t.Errorf("watching again runs %q, %v", statements, err)
 	}
 	want(t, d, objects, "already public.already id - -", "lead public.lead id - fields", `person public."Contact" code - -`, "plain public.plain id - -")
+	// A key of two columns, one of which says whose the row is, is a relation too; one of
+	// two others is not.
+	exec(t, d, `CREATE TABLE account (org text, id int, code text, PRIMARY KEY (id), UNIQUE (org, id), UNIQUE (id, code))`)
+	exec(t, d, `CREATE TABLE invoice (org text, id int PRIMARY KEY, account int, code text, FOREIGN KEY (org, account) REFERENCES account (org, id), FOREIGN KEY (account, code) REFERENCES account (id, code))`)
+	for _, table := range []string{"account", "invoice"} {
+		if _, _, err := Watch(ctx, d.Pool, WatchOptions{Table: table, Organization: "org"}, false); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want(t, d, relations, "account id invoice account", "invoice account account id", "lead id person lead_id", "lead id person other", "person boss person id",
+		"person id person boss", "person lead_id lead id", "person other lead id")
+	for _, table := range []string{"account", "invoice"} {
+		if _, err := Unwatch(ctx, d.Pool, table, false); err != nil {
+			t.Fatal(err)
+		}
+	}
+	exec(t, d, `DROP TABLE invoice, account`)
+
 	if _, _, err := Watch(ctx, d.Pool, WatchOptions{Table: "lead", As: "deal"}, false); err == nil || !strings.Contains(err.Error(), "pgautomate unwatch public.lead") {
 		t.Errorf("a second name: %v", err)
 	}

@@ -17,24 +17,27 @@ DELETE FROM pgautomate.object_types WHERE name = @name;
 -- name: DeleteRelations :exec
 DELETE FROM pgautomate.object_relations;
 
--- Both ways of every foreign key of one column between two watched tables.
+-- Both ways of every foreign key between two watched tables that joins one column,
+-- beside the one that says whose the rows are.
 -- name: FillRelations :exec
+WITH pairs AS (
+    SELECT c.oid, c.conname, a.name AS a, fa.attname AS a_column, b.name AS b, ta.attname AS b_column
+      FROM pg_catalog.pg_constraint c
+      JOIN pgautomate.object_types a ON to_regclass(a.table_name)::oid = c.conrelid
+      JOIN pgautomate.object_types b ON to_regclass(b.table_name)::oid = c.confrelid
+     CROSS JOIN LATERAL generate_subscripts(c.conkey, 1) AS n
+      JOIN pg_catalog.pg_attribute fa ON fa.attrelid = c.conrelid AND fa.attnum = c.conkey[n]
+      JOIN pg_catalog.pg_attribute ta ON ta.attrelid = c.confrelid AND ta.attnum = c.confkey[n]
+     WHERE c.contype = 'f'
+       AND (cardinality(c.conkey) = 1 OR (fa.attname, ta.attname) IS DISTINCT FROM (a.organization_column, b.organization_column))
+), joins AS (
+    SELECT conname, a, min(a_column::text) AS a_column, b, min(b_column::text) AS b_column
+      FROM pairs GROUP BY oid, conname, a, b HAVING count(*) = 1
+)
 INSERT INTO pgautomate.object_relations (this_object_type, this_column, related_object_type, related_column, foreign_key)
-SELECT a.name, fa.attname, b.name, ta.attname, c.conname
-  FROM pg_catalog.pg_constraint c
-  JOIN pgautomate.object_types a ON to_regclass(a.table_name)::oid = c.conrelid
-  JOIN pgautomate.object_types b ON to_regclass(b.table_name)::oid = c.confrelid
-  JOIN pg_catalog.pg_attribute fa ON fa.attrelid = c.conrelid AND fa.attnum = c.conkey[1]
-  JOIN pg_catalog.pg_attribute ta ON ta.attrelid = c.confrelid AND ta.attnum = c.confkey[1]
- WHERE c.contype = 'f' AND cardinality(c.conkey) = 1
+SELECT a, a_column, b, b_column, conname FROM joins
 UNION
-SELECT b.name, ta.attname, a.name, fa.attname, c.conname
-  FROM pg_catalog.pg_constraint c
-  JOIN pgautomate.object_types a ON to_regclass(a.table_name)::oid = c.conrelid
-  JOIN pgautomate.object_types b ON to_regclass(b.table_name)::oid = c.confrelid
-  JOIN pg_catalog.pg_attribute fa ON fa.attrelid = c.conrelid AND fa.attnum = c.conkey[1]
-  JOIN pg_catalog.pg_attribute ta ON ta.attrelid = c.confrelid AND ta.attnum = c.confkey[1]
- WHERE c.contype = 'f' AND cardinality(c.conkey) = 1
+SELECT b, b_column, a, a_column, conname FROM joins
 ON CONFLICT DO NOTHING;
 
 -- name: ListRelations :many
