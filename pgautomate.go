@@ -95,6 +95,12 @@ type Config struct {
 	DrainTimeout time.Duration
 	// MaxDepth is how many automations may follow from one another; default 8.
 	MaxDepth int
+	// MaxTransactionBytes bounds the memory of the transaction being read; default
+	// 64 MiB. A larger one goes through temporary files.
+	MaxTransactionBytes int
+	// SpillDir is the folder of those files, of about the size of the transaction's
+	// rows, old and new; default os.TempDir(). Not one in memory.
+	SpillDir string
 	// Poll is how often the scheduler looks for what became due; default 50 ms.
 	Poll time.Duration
 }
@@ -397,6 +403,7 @@ func (e *Engine) feedConfig() feed.Config {
 	return feed.Config{
 		Conn: e.cfg.DatabaseURL, Slot: slot, Publication: catalog.Publication,
 		Objects: e.matcher, Applier: e.matcher, Store: checkpoints, Init: e.matcher.Init, Logger: e.logger,
+		MaxTransactionBytes: e.cfg.MaxTransactionBytes, SpillDir: e.cfg.SpillDir,
 	}
 }
 

@@ -4,11 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"net"
 	"net/http"
 	"net/netip"
 	"os"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -27,7 +29,7 @@ var parts = []string{string(pgautomate.FeedPart), string(pgautomate.SchedulerPar
 
 func (a *app) run() *cobra.Command {
 	var only, queues []string
-	var listen, slot string
+	var listen, slot, memory, spillDir string
 	var workers int
 	c := &cobra.Command{
 		Use:   "run",
@@ -39,7 +41,7 @@ and workers share.
 
 Settings: DATABASE_URL, PGAUTOMATE_LISTEN, SMTP_URL, EMAIL_FROM, PGAUTOMATE_WEBHOOK_ALLOW (CIDRs of
 private networks that webhooks may reach), PGAUTOMATE_WEBHOOK_SECRET (whsec_…), PGAUTOMATE_DEV=1 (mail goes
-to a local mailbox).`,
+to a local mailbox), PGAUTOMATE_MAX_TRANSACTION_MEMORY, PGAUTOMATE_SPILL_DIR.`,
 		Args: exactly(0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			for _, p := range only {
@@ -55,6 +57,9 @@ to a local mailbox).`,
 				return err
 			}
 			cfg.Slot = slot
+			if cfg.MaxTransactionBytes, cfg.SpillDir, err = spilling(memory, spillDir); err != nil {
+				return err
+			}
 			return a.serve(cmd.Context(), cfg, only, listen, func() error {
 				fmt.Println("pgautomate ready")
 				return nil
@@ -66,7 +71,42 @@ to a local mailbox).`,
 	c.Flags().StringVar(&listen, "listen", env("PGAUTOMATE_LISTEN", "127.0.0.1:8080"), "HTTP `address` (PGAUTOMATE_LISTEN)")
 	c.Flags().IntVar(&workers, "workers", 100, "actions of one type that run at once")
 	c.Flags().StringVar(&slot, "slot", "", "`name` of the replication slot (default pgautomate_<database>)")
+	c.Flags().StringVar(&memory, "max-transaction-memory", env("PGAUTOMATE_MAX_TRANSACTION_MEMORY", "64MiB"),
+		"`size` beyond which a transaction goes through temporary files (PGAUTOMATE_MAX_TRANSACTION_MEMORY)")
+	c.Flags().StringVar(&spillDir, "spill-dir", os.Getenv("PGAUTOMATE_SPILL_DIR"),
+		"`folder` of these files, about as large as the transaction's rows, old and new (PGAUTOMATE_SPILL_DIR; default TMPDIR)")
 	return c
+}
+
+// spilling reads when a transaction goes through temporary files, and where they are. A
+// folder that can't be written is told now, not when the first large transaction comes.
+func spilling(memory, dir string) (limit int, where string, err error) {
+	if limit, err = size(memory); err != nil || limit < 1<<20 {
+		return 0, "", usageError{fmt.Errorf("--max-transaction-memory %q: give a size of at least 1MiB, such as 64MiB or 1GiB", memory)}
+	}
+	if dir == "" {
+		return limit, "", nil
+	}
+	f, err := os.CreateTemp(dir, "pgautomate-spill-")
+	if err == nil {
+		_ = f.Close()
+		err = os.Remove(f.Name())
+	}
+	if err != nil {
+		return 0, "", usageError{fmt.Errorf("--spill-dir %s: no file can be made there: %w", dir, err)}
+	}
+	return limit, dir, nil
+}
+
+// size reads a number of bytes: 1048576, 64MiB, 1GB.
+func size(s string) (int, error) {
+	number := strings.TrimRight(s, "KMGiB")
+	unit, ok := map[string]int64{"": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "MB": 1e6, "GB": 1e9}[s[len(number):]]
+	n, err := strconv.ParseInt(number, 10, 32)
+	if err != nil || !ok || n < 0 || n > math.MaxInt/unit {
+		return 0, fmt.Errorf("%q is no size", s)
+	}
+	return int(n * unit), nil
 }
 
 func env(name, otherwise string) string {
