@@ -17,6 +17,7 @@ import (
 	"log/slog"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -26,6 +27,8 @@ import (
 	"github.com/pressly/goose/v3"
 	"github.com/riverqueue/river/riverdriver/riverpgxv5"
 	"github.com/riverqueue/river/rivermigrate"
+
+	"github.com/pgautomate/pgautomate/db/line"
 )
 
 // Schema is where everything of pgautomate lives, River's tables too.
@@ -79,10 +82,19 @@ func Open(ctx context.Context, url, application string, maxConns int32, options 
 		o(config)
 	}
 	config.ConnConfig.ConnectTimeout = 10 * time.Second
+	// What struck one connection, a cut of the network, may have struck all.
+	var made atomic.Pointer[pgxpool.Pool]
+	line.Watch(&config.ConnConfig.Config, func() {
+		if p := made.Load(); p != nil {
+			p.Reset()
+		}
+	})
+	config.AfterConnect = func(ctx context.Context, conn *pgx.Conn) error { return line.Identify(ctx, conn.PgConn()) }
 	pool, err := pgxpool.NewWithConfig(ctx, config)
 	if err != nil {
 		return nil, fmt.Errorf("the database can't be used: %w", err)
 	}
+	made.Store(pool)
 	if err := pool.Ping(ctx); err != nil {
 		pool.Close()
 		return nil, fmt.Errorf("no connection to the database %s: %s; check DATABASE_URL and that the server runs",

@@ -108,8 +108,10 @@ type Config struct {
 	SpillDir string
 
 	// StatusInterval is the longest time between two status messages to the
-	// server: 10 s, and always at most a third of the server's
-	// wal_sender_timeout, lest the server give the connection up.
+	// server: 5 s, and always at most a third of the server's
+	// wal_sender_timeout, lest the server give the connection up. Each asks for an
+	// answer, so that a connection that died without a word is noticed: within
+	// line.Bound, 30 s, of when the server can be reached anew.
 	StatusInterval time.Duration
 
 	// StandbyInterval is how often a feed whose slot is in use by another
@@ -202,7 +204,7 @@ func New(cfg Config) (*Feed, error) {
 	setDefault(&cfg.MaxBatchCommits, 10_000)
 	setDefault(&cfg.MaxBatchBytes, 32<<20)
 	setDefault(&cfg.MaxTransactionBytes, 64<<20)
-	setDefault(&cfg.StatusInterval, 10*time.Second)
+	setDefault(&cfg.StatusInterval, 5*time.Second)
 	setDefault(&cfg.StandbyInterval, time.Second)
 	setDefault(&cfg.MinBackoff, 100*time.Millisecond)
 	setDefault(&cfg.MaxBackoff, 10*time.Second)

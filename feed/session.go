@@ -18,6 +18,7 @@ import (
 	"github.com/jackc/pgx/v5/pgproto3"
 
 	"github.com/pgautomate/pgautomate/change"
+	"github.com/pgautomate/pgautomate/db/line"
 )
 
 // session is one replication connection, from the checkpoint on. Two goroutines
@@ -59,6 +60,8 @@ type session struct {
 	registry  bool // the open transaction carries a registry message
 	ahead     *LookAhead
 	idleAsked time.Time
+
+	answerAsked time.Time // by the last status message that did
 }
 
 // statusGap is the least time between two status messages that only tell of
@@ -100,6 +103,7 @@ func (f *Feed) session(ctx context.Context) (progressed bool, err error) {
 	if err != nil {
 		return false, f.explainStart(cp, err)
 	}
+	line.Stream(conn)
 	// The slot is ours now. Its former owner may have moved the checkpoint
 	// since it was read; from here on only the fence can.
 	generation := cp.Generation
@@ -127,11 +131,9 @@ func (f *Feed) session(ctx context.Context) (progressed bool, err error) {
 	s.txn.limit, s.txn.dir = f.cfg.MaxTransactionBytes, f.cfg.SpillDir
 	s.txn.opened = s.spills.add
 	s.txn.pause = func() error { return s.pause(ctx) }
-	if srv.walTimeout > 0 {
-		// A third, so that the server has never reason to ask for a sign of life
-		// by itself: if it does ask, it wants to shut down. See persistIdle.
-		s.statusEvery = min(s.statusEvery, srv.walTimeout/3)
-	}
+	// A third, so that the server has never reason to ask for a sign of life by
+	// itself: if it does ask, it wants to shut down. See persistIdle.
+	s.statusEvery = min(s.statusEvery, srv.walTimeout/3)
 	defer s.spills.closeAll() // the applier has ended too
 	if looked, err := s.lookAhead(ctx, cp.Position); err != nil || looked {
 		if err == nil {
@@ -390,7 +392,8 @@ func (s *session) tick(ctx context.Context) error {
 }
 
 // sendStatus tells the server how far we are. Flush and apply are always given:
-// the library would fill a zero with the write position.
+// the library would fill a zero with the write position. Now and then it asks for
+// an answer, for a silence after that tells that the line is dead (see package line).
 func (s *session) sendStatus(ctx context.Context) error {
 	s.statusDue.Store(false)
 	s.mu.Lock()
@@ -399,13 +402,19 @@ func (s *session) sendStatus(ctx context.Context) error {
 	if err := s.net.SetWriteDeadline(time.Now().Add(max(s.statusEvery, time.Second))); err != nil {
 		return err
 	}
+	now := time.Now()
+	ask := now.Sub(s.answerAsked) >= s.statusEvery
 	err := pglogrepl.SendStandbyStatusUpdate(ctx, s.conn, pglogrepl.StandbyStatusUpdate{
 		WALWritePosition: pglogrepl.LSN(received),
 		WALFlushPosition: pglogrepl.LSN(confirmed),
 		WALApplyPosition: pglogrepl.LSN(confirmed),
+		ReplyRequested:   ask,
 	})
 	if err != nil {
 		return fmt.Errorf("send status to the server: %w", err)
+	}
+	if ask {
+		s.answerAsked = now
 	}
 	s.lastSent.Store(time.Now().UnixNano())
 	s.f.update(func(st *Status) { st.Flushed = confirmed })

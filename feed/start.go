@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"net"
 	"strconv"
 	"strings"
 	"time"
@@ -14,6 +13,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/pgautomate/pgautomate/change"
+	"github.com/pgautomate/pgautomate/db/line"
 	"github.com/pgautomate/pgautomate/internal/failpoint"
 )
 
@@ -27,7 +27,7 @@ const recreate = "run `pgautomate slot recreate`"
 // server is what a replication connection learns about its server.
 type server struct {
 	version       int
-	walTimeout    time.Duration // wal_sender_timeout; 0: none
+	walTimeout    time.Duration // wal_sender_timeout of this session
 	maxSlots      string
 	user          string
 	flushed       change.LSN
@@ -60,16 +60,22 @@ func connect(ctx context.Context, url string) (*pgconn.PgConn, error) {
 
 		"standard_conforming_strings": "on",
 	})
-	// A vanished server is noticed by the kernel's keepalives. A time-out on
-	// silence would be wrong: a server that decodes a large transaction of other
-	// tables says nothing for long.
-	dialer := &net.Dialer{KeepAliveConfig: net.KeepAliveConfig{
-		Enable: true, Idle: 15 * time.Second, Interval: 5 * time.Second, Count: 6,
-	}}
-	cfg.DialFunc = dialer.DialContext
+	if cfg.ConnectTimeout == 0 {
+		cfg.ConnectTimeout = 10 * time.Second
+	}
+	// A time-out on silence would be wrong: a server that decodes a large
+	// transaction of other tables says nothing for long. It is asked instead.
+	line.Watch(cfg, nil)
 	conn, err := pgconn.ConnectConfig(ctx, cfg)
 	if err != nil {
 		return nil, explainConnect(ctx, url, err)
+	}
+	conn.Frontend().SetMaxBodyLen(1 << 30) // Postgres's own limit; a longer one is garbage, for which no memory is taken
+	if err := line.Identify(ctx, conn); err != nil {
+		closing, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
+		defer cancel()
+		_ = conn.Close(closing)
+		return nil, fmt.Errorf("connect for replication: %w", err)
 	}
 	return conn, nil
 }
@@ -138,6 +144,13 @@ func inspect(ctx context.Context, conn *pgconn.PgConn) (server, error) {
 		return s, fault(ErrServer, "it is Postgres %s: upgrade to 14 or later", s.versionString)
 	case s.walLevel != "logical":
 		return s, wrongWALLevel(s.walLevel)
+	case s.walTimeout == 0:
+		// The server would keep the slot for ever for a reader that is gone, and no
+		// standby could take over.
+		s.walTimeout = time.Minute
+		if _, err := query(ctx, conn, "SET wal_sender_timeout = '1min'"); err != nil {
+			return s, err
+		}
 	}
 	return s, nil
 }
@@ -420,11 +433,15 @@ func (f *Feed) writeFirst(ctx context.Context, snapshot string, consistent chang
 		return err
 	}
 	cfg.RuntimeParams["application_name"] = "pgautomate feed"
+	line.Watch(&cfg.Config, nil)
 	conn, err := pgx.ConnectConfig(ctx, cfg)
 	if err != nil {
 		return fmt.Errorf("connect to read as of the slot's start: %w", err)
 	}
 	defer func() { _ = conn.Close(context.WithoutCancel(ctx)) }()
+	if err := line.Identify(ctx, conn.PgConn()); err != nil {
+		return err
+	}
 	tx, err := conn.BeginTx(ctx, pgx.TxOptions{IsoLevel: pgx.RepeatableRead})
 	if err != nil {
 		return err
