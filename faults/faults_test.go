@@ -59,6 +59,10 @@ func TestFaults(t *testing.T) {
 		{"replica identity DEFAULT for a while", nil, (*world).identity},
 		{"poison", nil, (*world).poison},
 		{"workers killed again and again", nil, (*world).workersKilled},
+		{"network: silent cut, new connections work", nil, (*world).silentCut},
+		{"network: silent cut that heals", nil, (*world).silentCutHeals},
+		{"network: silent cut of the active one, with a standby", []string{shortTimeout}, (*world).silentCutWithStandby},
+		{"network: the active one hears nothing, with a standby", []string{shortTimeout}, (*world).deafWithStandby},
 	} {
 		t.Run(f.name, func(t *testing.T) {
 			t.Parallel()
