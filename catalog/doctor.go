@@ -103,6 +103,10 @@ func ofServer(server dbq.ServerSettingsRow) []Problem {
 		found = append(found, Problem{"error", "role " + server.Role, "it may not replicate",
 			fmt.Sprintf("ALTER ROLE %s REPLICATION", ident(server.Role))})
 	}
+	if !server.SeesSessions {
+		found = append(found, Problem{"note", "role " + server.Role, "it may not see other users' sessions: their old transactions go unnoticed",
+			"GRANT pg_read_all_stats TO " + ident(server.Role)})
+	}
 	if server.KeepSize == "-1" {
 		found = append(found, Problem{"note", "server", "max_slot_wal_keep_size is not set: a stopped engine can fill the disk with log",
 			"ALTER SYSTEM SET max_slot_wal_keep_size to what the disk can spare; when it is exceeded changes are lost, and that is reported"})

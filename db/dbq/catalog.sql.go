@@ -476,17 +476,19 @@ SELECT current_setting('wal_level')::text AS wal_level,
        (current_setting('max_replication_slots')::integer - (SELECT count(*) FROM pg_catalog.pg_replication_slots))::integer AS free_slots,
        (SELECT count(*) FROM pg_catalog.pg_replication_slots r WHERE r.slot_name IN (SELECT f.slot_name FROM pgautomate.feed_checkpoints f))::integer AS own_slots,
        current_user::text AS role,
-       coalesce((SELECT u.rolreplication OR u.rolsuper FROM pg_catalog.pg_roles u WHERE u.rolname = current_user), false)::boolean AS replication
+       coalesce((SELECT u.rolreplication OR u.rolsuper FROM pg_catalog.pg_roles u WHERE u.rolname = current_user), false)::boolean AS replication,
+       pg_has_role('pg_read_all_stats', 'USAGE') AS sees_sessions
 `
 
 type ServerSettingsRow struct {
-	WalLevel    string
-	KeepSize    string
-	IdleTimeout string
-	FreeSlots   int32
-	OwnSlots    int32
-	Role        string
-	Replication bool
+	WalLevel     string
+	KeepSize     string
+	IdleTimeout  string
+	FreeSlots    int32
+	OwnSlots     int32
+	Role         string
+	Replication  bool
+	SeesSessions bool
 }
 
 func (q *Queries) ServerSettings(ctx context.Context) (ServerSettingsRow, error) {
@@ -500,6 +502,7 @@ func (q *Queries) ServerSettings(ctx context.Context) (ServerSettingsRow, error)
 		&i.OwnSlots,
 		&i.Role,
 		&i.Replication,
+		&i.SeesSessions,
 	)
 	return i, err
 }

@@ -128,7 +128,23 @@ COMMENT ON COLUMN pgautomate.action_lateness.p50_seconds IS 'Half of them starte
 COMMENT ON COLUMN pgautomate.action_lateness.p99_seconds IS '99 of 100 started at most so late.';
 COMMENT ON COLUMN pgautomate.action_lateness.max_seconds IS 'The latest of them.';
 
+-- How long who keeps deleted rows from being removed goes unmentioned: the setting of that name, 5 minutes without one or
+-- with one that can't be read.
+-- +goose StatementBegin
+CREATE FUNCTION pgautomate.old_transaction_after() RETURNS interval LANGUAGE plpgsql STABLE AS $$
+BEGIN
+    RETURN coalesce(nullif(current_setting('pgautomate.old_transaction_after', true), ''), '5 minutes')::interval;
+EXCEPTION WHEN OTHERS THEN
+    RETURN '5 minutes';
+END $$;
+-- +goose StatementEnd
+
 CREATE VIEW pgautomate.problems AS
+WITH old AS (
+    SELECT clock_timestamp() - pgautomate.old_transaction_after() AS began,
+           -- Where the server doesn't say since when a slot is idle (before 17): at 1,000 transactions a second.
+           1000 * extract(epoch FROM pgautomate.old_transaction_after()) AS transactions
+)
 SELECT 'error'::text AS severity, format('slot %s', f.slot_name) AS subject,
        CASE WHEN s.slot_name IS NULL THEN format('the replication slot is gone; changes after %s were not seen', f.position)
             ELSE format('the replication slot was invalidated; changes after %s were not seen', f.position) END AS problem,
@@ -155,8 +171,38 @@ SELECT 'warning', format('stage actions of organization %s, type %s', a.organiza
        'mend the cause, then retry them: POST /v1/actions/{id}/retry', min(a.finished_at)
   FROM pgautomate.lead_stage_actions a
  WHERE a.finished_at > now() - interval '1 hour' AND a.status = 'failed'
- GROUP BY a.organization_id, a.action_type;
-COMMENT ON VIEW pgautomate.problems IS 'All that needs a person.';
+ GROUP BY a.organization_id, a.action_type
+UNION ALL
+-- VACUUM's own transaction holds nothing back.
+SELECT 'warning', format('session %s', concat_ws(' ', a.pid, nullif(a.application_name, ''))),
+       format('its transaction (user %s, %s) has been open since %s: VACUUM can''t remove what died since then, so tables and queues grow and get slow',
+              a.usename, a.state, date_trunc('second', a.xact_start)),
+       format('end it where it comes from, or with `SELECT pg_terminate_backend(%s)`', a.pid), a.xact_start
+  FROM pg_catalog.pg_stat_activity a, old
+ WHERE a.datname = current_database() AND a.pid <> pg_backend_pid() AND a.xact_start < old.began
+   AND (a.backend_xid IS NOT NULL OR a.backend_xmin IS NOT NULL) AND a.backend_type <> 'autovacuum worker'
+   AND NOT EXISTS (SELECT FROM pg_catalog.pg_stat_progress_vacuum v WHERE v.pid = a.pid)
+UNION ALL
+SELECT 'warning', format('prepared transaction %s', x.gid),
+       format('it (user %s) has been open since %s: it keeps its locks, and VACUUM can''t remove what died since then',
+              x.owner, date_trunc('second', x.prepared)),
+       format('`COMMIT PREPARED %1$L` or `ROLLBACK PREPARED %1$L`', x.gid), x.prepared
+  FROM pg_catalog.pg_prepared_xacts x, old
+ WHERE x.database = current_database() AND x.prepared < old.began
+UNION ALL
+SELECT 'warning', format('slot %s', s.slot_name),
+       CASE WHEN s.active THEN 'a query on its standby has been running for long: VACUUM can''t remove what died since then'
+            ELSE format('nobody reads it%s: VACUUM can''t remove what died since then%s, and the log stays',
+                        ' since ' || date_trunc('second', i.since), CASE WHEN s.xmin IS NULL THEN ' of the catalogs' END) END,
+       CASE WHEN s.active THEN 'end that query, or set hot_standby_feedback = off there'
+            ELSE format('start its reader, or `SELECT pg_drop_replication_slot(%L)`', s.slot_name) END,
+       i.since
+  FROM pg_catalog.pg_replication_slots s, old, LATERAL (
+       SELECT (to_jsonb(s) ->> 'inactive_since')::timestamptz AS since, age(coalesce(s.xmin, s.catalog_xmin)) AS transactions) i
+ WHERE NOT EXISTS (SELECT FROM pgautomate.feed_checkpoints f WHERE f.slot_name = s.slot_name) AND s.wal_status IS DISTINCT FROM 'lost'
+   AND (s.xmin IS NOT NULL OR NOT s.active AND s.catalog_xmin IS NOT NULL)
+   AND CASE WHEN s.active OR i.since IS NULL THEN i.transactions > old.transactions ELSE i.since < old.began END;
+COMMENT ON VIEW pgautomate.problems IS 'All that needs a person. Old transactions: those older than the setting pgautomate.old_transaction_after (5 minutes).';
 COMMENT ON COLUMN pgautomate.problems.severity IS 'error or warning.';
 COMMENT ON COLUMN pgautomate.problems.subject IS 'What it is about.';
 COMMENT ON COLUMN pgautomate.problems.problem IS 'What is wrong.';
@@ -197,6 +243,7 @@ END $$;
 
 -- +goose Down
 DROP VIEW pgautomate.problems;
+DROP FUNCTION pgautomate.old_transaction_after;
 DROP VIEW pgautomate.action_lateness;
 DROP VIEW pgautomate.action_queue;
 DROP VIEW pgautomate.feed_status;
