@@ -63,6 +63,8 @@ func TestFaults(t *testing.T) {
 		{"network: silent cut that heals", nil, (*world).silentCutHeals},
 		{"network: silent cut of the active one, with a standby", []string{shortTimeout}, (*world).silentCutWithStandby},
 		{"network: the active one hears nothing, with a standby", []string{shortTimeout}, (*world).deafWithStandby},
+		{"VACUUM held back", []string{"max_prepared_transactions=2"}, (*world).heldBack},
+		{"watched tables idle, others written", nil, (*world).othersWritten},
 	} {
 		t.Run(f.name, func(t *testing.T) {
 			t.Parallel()
@@ -101,14 +103,19 @@ func (p *process) ended() bool {
 	}
 }
 
-// forAWhile repeats something for FAULT_SECONDS (5), at least once.
-func (w *world) forAWhile(do func()) {
-	w.t.Helper()
+// aWhile is FAULT_SECONDS, or 5 s.
+func aWhile() time.Duration {
 	seconds := 5.0
 	if s, err := strconv.ParseFloat(os.Getenv("FAULT_SECONDS"), 64); err == nil {
 		seconds = s
 	}
-	end := time.Now().Add(time.Duration(seconds * float64(time.Second)))
+	return time.Duration(seconds * float64(time.Second))
+}
+
+// forAWhile repeats something for FAULT_SECONDS, at least once.
+func (w *world) forAWhile(do func()) {
+	w.t.Helper()
+	end := time.Now().Add(aWhile())
 	for again := true; again; again = time.Now().Before(end) {
 		do()
 		w.times++
@@ -183,17 +190,24 @@ func (w *world) killBoth() {
 	p.terminate()
 }
 
+// Frozen once for FAULT_SECONDS, then again and again for as long as the server bears it.
 func (w *world) freezeAlone() {
 	p := w.engine()
 	w.write()
 	w.underway()
 	var longest time.Duration
-	w.forAWhile(func() {
-		pause(0, 300*time.Millisecond)
+	freeze := func(atLeast time.Duration) {
 		p.signal(syscall.SIGSTOP)
+		time.Sleep(atLeast)
 		w.until("the server gives the reader up", func() bool { return w.reader() == 0 })
 		p.signal(syscall.SIGCONT)
 		longest = max(longest, w.caughtUp())
+	}
+	freeze(aWhile())
+	w.times++
+	w.forAWhile(func() {
+		pause(0, 300*time.Millisecond)
+		freeze(0)
 	})
 	w.check(longest)
 	p.terminate()
@@ -730,6 +744,122 @@ func (w *world) poison() {
 	})
 	w.underway()
 	w.check(w.caughtUp())
+	p.terminate()
+}
+
+// A report reads for long, a session is forgotten in its transaction, another one's is prepared, a slot has lost its
+// reader: nothing stops, and each is named until it lets go.
+func (w *world) heldBack() {
+	w.exec(`ALTER DATABASE ` + w.db.Name + ` SET pgautomate.old_transaction_after = '2s'`)
+	w.db.Pool.Reset() // takes it from now on
+	w.exec(`CREATE TABLE aside (n int)`)
+	p := w.engine()
+	w.write()
+	w.underway()
+	w.exec(`SELECT pg_create_logical_replication_slot('lost_reader', 'pgoutput')`)
+	open := func(application, sql string) *pgx.Conn {
+		config, err := pgx.ParseConfig(w.db.URL)
+		if err != nil {
+			w.t.Fatal(err)
+		}
+		config.RuntimeParams["application_name"] = application
+		conn, err := pgx.ConnectConfig(w.t.Context(), config)
+		if err == nil {
+			w.t.Cleanup(func() { _ = conn.Close(context.Background()) })
+			_, err = conn.Exec(w.t.Context(), sql)
+		}
+		if err != nil {
+			w.t.Fatalf("%s: %v", sql, err)
+		}
+		return conn
+	}
+	report := open("a report", `BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM lead`)
+	forgotten := open("forgotten", `BEGIN; INSERT INTO aside VALUES (1)`)
+	prepared := open("prepared", `BEGIN; INSERT INTO aside VALUES (2); PREPARE TRANSACTION 'left behind'`)
+	named := []string{fmt.Sprintf("session %d a report", report.PgConn().PID()), fmt.Sprintf("session %d forgotten", forgotten.PgConn().PID()),
+		"prepared transaction left behind", "slot lost_reader"}
+	w.times = len(named)
+	subjects := func() []string {
+		return one[[]string](w, `SELECT coalesce(array_agg(subject), '{}') FROM pgautomate.problems WHERE problem LIKE '%VACUUM%'`)
+	}
+	w.until("all are named", func() bool {
+		got := subjects()
+		return !slices.ContainsFunc(named, func(n string) bool { return !slices.Contains(got, n) })
+	})
+	if got := subjects(); len(got) != len(named) {
+		w.t.Errorf("problems names %q, want %q", got, named)
+	}
+	doctor := func() string {
+		d := w.command(nil, "doctor")
+		d.code()
+		return d.stdout.String()
+	}
+	for said, n := doctor(), 0; n < len(named); n++ {
+		if !strings.Contains(said, named[n]+": ") {
+			w.t.Errorf("doctor doesn't name %q: %s", named[n], said)
+		}
+	}
+	var longest time.Duration
+	for end := time.Now().Add(aWhile()); time.Now().Before(end); time.Sleep(time.Second) {
+		longest = max(longest, w.caughtUp())
+	}
+	w.t.Logf("meanwhile the feed was at most %v late", longest.Round(time.Millisecond))
+	_ = report.Close(w.t.Context())
+	w.exec(`SELECT pg_terminate_backend($1)`, forgotten.PgConn().PID())
+	if _, err := prepared.Exec(w.t.Context(), `ROLLBACK PREPARED 'left behind'`); err != nil {
+		w.t.Error(err)
+	}
+	w.exec(`SELECT pg_drop_replication_slot('lost_reader')`)
+	w.until("nobody is named any more", func() bool { return len(subjects()) == 0 })
+	if said := doctor(); strings.Contains(said, "VACUUM") {
+		w.t.Errorf("doctor goes on: %s", said)
+	}
+	w.check(w.caughtUp())
+	p.terminate()
+}
+
+// Much is written that the feed never sees: it confirms it all the same, so that the server may forget it.
+func (w *world) othersWritten() {
+	const each, most = 300 << 20, 48 << 20 // bytes of log a round, and what may be kept of them
+	w.exec(`CREATE TABLE aside (n bigint, text text)`)
+	p := w.engine()
+	w.caughtUp()
+	position := func(of string) int64 {
+		return one[int64](w, `SELECT (pg_current_wal_flush_lsn() - `+of+`)::bigint FROM pg_replication_slots WHERE database = current_database()`)
+	}
+	var peak, left int64
+	var longest time.Duration
+	w.forAWhile(func() {
+		begin := one[string](w, `SELECT pg_current_wal_flush_lsn()::text`)
+		for position(`'`+begin+`'`) < each {
+			w.exec(`INSERT INTO aside SELECT i, repeat(md5(i::text), 30) FROM generate_series(1, 10000) i`)
+			peak = max(peak, position("restart_lsn"))
+		}
+		w.exec(`TRUNCATE aside`)
+		end := one[string](w, `SELECT pg_current_wal_flush_lsn()::text`)
+		took := w.until("all of it is confirmed", func() bool {
+			return one[bool](w, `SELECT confirmed_flush_lsn >= $1::pg_lsn FROM pg_replication_slots WHERE database = current_database()`, end)
+		})
+		longest = max(longest, took)
+		w.until("the server may forget it", func() bool {
+			w.exec(`INSERT INTO aside SELECT i, repeat(md5(i::text), 30) FROM generate_series(1, 100) i`)
+			left = position("restart_lsn")
+			return left < most
+		})
+	})
+	w.t.Logf("%d times %d MB of log: at most %d MB were kept, %d MB at the end; all was confirmed %v after it was written",
+		w.times, each>>20, peak>>20, left>>20, longest.Round(time.Millisecond))
+	if longest > 60*time.Second {
+		w.t.Errorf("the log was confirmed %v after it was written", longest)
+	}
+	w.exec(`INSERT INTO lead (id, organization_id, status_id) VALUES (nextval('lead_ids'), 'a', 'C')`)
+	w.caughtUp()
+	if n := w.firings(); n != 1 {
+		w.t.Errorf("one lead became a customer: %d firings", n)
+	}
+	w.write()
+	w.underway()
+	w.check(longest)
 	p.terminate()
 }
 
