@@ -141,7 +141,7 @@ func (oneTable) Reload(context.Context) error                                   
 func testSession() *session {
 	f := &Feed{cfg: Config{Objects: oneTable{}}, log: slog.New(slog.DiscardHandler)}
 	return &session{f: f, relations: map[uint32]*layout{}, queue: newQueue(1000, 1<<30), statusEvery: time.Hour,
-		tracker: NewTracker(1), stopped: make(chan struct{})}
+		tracker: NewTracker(1, 1), stopped: make(chan struct{})}
 }
 
 // TestMalformedRowsDoNotStopTheStream: the rest of the commit comes through.

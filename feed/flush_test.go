@@ -9,20 +9,36 @@ import (
 )
 
 // TestTrackerNeverConfirmsUnappliedWork drives a Tracker with what a server, a
-// reader and an applier may do in any order, against a plain list of the
-// commits that hold work.
+// reader, an applier and standbys may do in any order, against a plain list of the
+// commits that hold work, and one of the checkpoints.
 func TestTrackerNeverConfirmsUnappliedWork(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
 		at := change.EndLSN(rapid.Uint64Range(1, 1<<40).Draw(t, "checkpoint"))
-		tracker := NewTracker(at)
+		tracker := NewTracker(at, at)
+		guarded := rapid.Bool().Draw(t, "guarded")
+		type checkpoint struct{ end, own change.EndLSN }
 		var (
 			pending   []change.EndLSN // received work, in order, not applied
 			open      bool
 			sent      = at // how far the server has sent
 			requested change.EndLSN
 			confirmed = at
+			log       = at // the server's own, where checkpoints are written
+			standby   = at // how much of it the standbys have
+			written   = []checkpoint{{at, at}}
 		)
+		// apply writes a checkpoint, which the standbys must have before it is
+		// confirmed, or need not.
+		apply := func(t *rapid.T, end change.EndLSN) {
+			log = max(log, sent) + change.EndLSN(rapid.Uint64Range(1, 100).Draw(t, "own"))
+			written = append(written, checkpoint{end, log})
+			own := change.LSN(log)
+			if !guarded {
+				own = 0
+			}
+			tracker.Applied(end, own)
+		}
 		step := func(label string) change.EndLSN {
 			sent += change.EndLSN(rapid.Uint64Range(1, 1000).Draw(t, label))
 			return sent
@@ -62,9 +78,13 @@ func TestTrackerNeverConfirmsUnappliedWork(t *testing.T) {
 					t.Skip()
 				}
 				n := rapid.IntRange(1, len(pending)).Draw(t, "n")
-				tracker.Applied(pending[n-1])
+				apply(t, pending[n-1])
 				pending = pending[n:]
 				requested = 0
+			},
+			"standbys follow": func(t *rapid.T) {
+				standby += change.EndLSN(rapid.Uint64Range(0, uint64(log-min(log, standby))).Draw(t, "standby"))
+				tracker.Reached(change.LSN(standby))
 			},
 			"ask for an idle checkpoint": func(t *rapid.T) {
 				requested = tracker.Idle()
@@ -82,7 +102,7 @@ func TestTrackerNeverConfirmsUnappliedWork(t *testing.T) {
 				if requested == 0 {
 					t.Skip()
 				}
-				tracker.Applied(requested) // commits may have arrived meanwhile
+				apply(t, requested) // commits may have arrived meanwhile
 				requested = 0
 			},
 			"": func(t *rapid.T) {
@@ -96,6 +116,20 @@ func TestTrackerNeverConfirmsUnappliedWork(t *testing.T) {
 				}
 				if now > sent {
 					t.Fatalf("confirmed %v beyond what was sent, %v", now, sent)
+				}
+				// Promoted now, a standby would have the slot at most where its
+				// checkpoint is.
+				var kept change.EndLSN
+				for _, c := range written {
+					if c.own <= standby || !guarded {
+						kept = c.end
+					}
+				}
+				if now != kept {
+					t.Fatalf("confirmed %v, the standbys have the checkpoint %v", now, kept)
+				}
+				if tracker.Held() != (kept < written[len(written)-1].end) {
+					t.Fatalf("Held is %v with the checkpoint %v kept of %v", tracker.Held(), kept, written[len(written)-1].end)
 				}
 				if tracker.Unapplied() != (len(pending) > 0) {
 					t.Fatalf("Unapplied is %v with %d pending", tracker.Unapplied(), len(pending))

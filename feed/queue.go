@@ -17,6 +17,7 @@ type queue struct {
 	commits []*change.Commit
 	bytes   int
 	idle    change.EndLSN // a position to write as a checkpoint when no commit does
+	look    bool          // the standbys are to be looked at
 	closed  bool
 
 	ready chan struct{} // there is something to take, or the queue is closed
@@ -52,6 +53,14 @@ func (q *queue) requestIdle(position change.EndLSN) {
 	signal(q.ready)
 }
 
+// requestLook asks for a look at the standbys.
+func (q *queue) requestLook() {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.look = true
+	signal(q.ready)
+}
+
 // close lets take say that nothing more will come, after what is there.
 func (q *queue) close() {
 	q.mu.Lock()
@@ -61,15 +70,16 @@ func (q *queue) close() {
 }
 
 // take waits for and takes all there is, in the slice reuse. Without commits,
-// idle is a position to checkpoint. more is false when the queue is closed and
-// empty.
+// idle is a position to checkpoint, or 0 for a look at the standbys alone. more is
+// false when the queue is closed and empty.
 func (q *queue) take(reuse []*change.Commit) (commits []*change.Commit, idle change.EndLSN, more bool) {
 	clear(reuse)
 	for {
 		q.mu.Lock()
-		if len(q.commits) > 0 || q.idle != 0 {
+		if len(q.commits) > 0 || q.idle != 0 || q.look {
 			commits, q.commits = q.commits, reuse[:0]
 			idle, q.idle = q.idle, 0
+			q.look = false
 			q.bytes = 0
 			if q.closed {
 				signal(q.ready)

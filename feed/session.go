@@ -43,6 +43,8 @@ type session struct {
 	lastSent  atomic.Int64
 	progress  atomic.Bool // something was applied
 
+	guarded bool // the standbys must have a checkpoint before it is confirmed
+
 	began       time.Time
 	statusEvery time.Duration
 	skipTo      change.EndLSN // commits that end here or before are already applied
@@ -85,7 +87,12 @@ func (f *Feed) session(ctx context.Context) (progressed bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	cp, err := f.prepare(ctx, conn, srv)
+	cp, slot, err := f.prepare(ctx, conn, srv)
+	if err != nil {
+		return false, err
+	}
+	f.allowFailover(ctx, conn, srv, slot)
+	guarded, err := f.guarded(ctx, conn, srv, cp)
 	if err != nil {
 		return false, err
 	}
@@ -119,7 +126,7 @@ func (f *Feed) session(ctx context.Context) (progressed bool, err error) {
 	s := &session{
 		f: f, conn: conn, net: conn.Conn(), frontend: conn.Frontend(),
 		queue:       newQueue(f.cfg.MaxBatchCommits, f.cfg.MaxBatchBytes),
-		tracker:     NewTracker(cp.Position),
+		tracker:     NewTracker(cp.Position, cp.Position),
 		began:       time.Now(),
 		statusEvery: f.cfg.StatusInterval,
 		skipTo:      cp.Position,
@@ -127,6 +134,9 @@ func (f *Feed) session(ctx context.Context) (progressed bool, err error) {
 		done:        make(chan struct{}),
 		stopped:     make(chan struct{}),
 		relations:   make(map[uint32]*layout),
+	}
+	if s.guarded = guarded; guarded {
+		s.tracker = NewTracker(cp.Position, slot.confirmed)
 	}
 	s.txn.limit, s.txn.dir = f.cfg.MaxTransactionBytes, f.cfg.SpillDir
 	s.txn.opened = s.spills.add
@@ -240,6 +250,11 @@ func (s *session) wake(at time.Time) { _ = s.net.SetReadDeadline(at) }
 func (s *session) apply(ctx context.Context) {
 	defer close(s.done)
 	defer s.stop()
+	if s.guarded {
+		if s.applyErr = s.standbys(ctx, s.skipTo); s.applyErr != nil {
+			return
+		}
+	}
 	var commits []*change.Commit
 	for {
 		var idle change.EndLSN
@@ -251,15 +266,26 @@ func (s *session) apply(ctx context.Context) {
 		if len(commits) > 0 {
 			idle = commits[len(commits)-1].End
 		}
+		if idle == 0 {
+			if s.applyErr = s.standbys(ctx, 0); s.applyErr != nil {
+				return
+			}
+			continue
+		}
 		s.f.update(func(st *Status) { st.Busy = true })
-		if err := s.applyBatch(ctx, commits, idle); err != nil {
-			s.applyErr = err
+		if s.applyErr = s.applyBatch(ctx, commits, idle); s.applyErr != nil {
 			return
 		}
 		s.f.cfg.Store.advanced(idle)
-		s.mu.Lock()
-		s.tracker.Applied(idle)
-		s.mu.Unlock()
+		if s.guarded {
+			if s.applyErr = s.standbys(ctx, idle); s.applyErr != nil {
+				return
+			}
+		} else {
+			s.mu.Lock()
+			s.tracker.Applied(idle, 0)
+			s.mu.Unlock()
+		}
 		changes := 0
 		for _, c := range commits {
 			changes += len(c.Changes)
@@ -278,11 +304,46 @@ func (s *session) apply(ctx context.Context) {
 			}
 		})
 		s.progress.Store(true)
-		if !s.statusDue.Swap(true) {
-			s.wake(time.Unix(0, s.lastSent.Load()).Add(statusGap))
-		}
+		s.due()
 		signal(s.applied)
 	}
+}
+
+// due has the reader tell the server that we are further.
+func (s *session) due() {
+	if !s.statusDue.Swap(true) {
+		s.wake(time.Unix(0, s.lastSent.Load()).Add(statusGap))
+	}
+}
+
+// standbys looks how far the standbys have the log, and so the checkpoints, of which
+// the one at applied was just committed, if it isn't 0.
+func (s *session) standbys(ctx context.Context, applied change.EndLSN) error {
+	var here, there string
+	if err := s.f.cfg.Store.pool.QueryRow(ctx, sqlStandbys).Scan(&here, &there); err != nil {
+		return fmt.Errorf("look at the standbys: %w", err)
+	}
+	own, err := change.ParseLSN(here)
+	if err != nil {
+		return err
+	}
+	reached := own
+	if there != "" {
+		if reached, err = change.ParseLSN(there); err != nil {
+			return err
+		}
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	before := s.tracker.Confirmable()
+	if applied != 0 {
+		s.tracker.Applied(applied, own)
+	}
+	s.tracker.Reached(reached)
+	if s.tracker.Confirmable() != before {
+		s.due()
+	}
+	return nil
 }
 
 // applyBatch tries again only what the server itself says to try again; any
@@ -380,6 +441,12 @@ func (s *session) tick(ctx context.Context) error {
 		if err := s.rearm(); err != nil {
 			return err
 		}
+		s.mu.Lock()
+		held := s.tracker.Held()
+		s.mu.Unlock()
+		if held {
+			s.queue.requestLook()
+		}
 	case s.statusDue.Load():
 		s.wake(time.Unix(0, s.lastSent.Load()).Add(statusGap))
 	}
@@ -429,7 +496,7 @@ func (s *session) sendStatus(ctx context.Context) error {
 // the server go too.
 func (s *session) persistIdle(asked bool) {
 	s.mu.Lock()
-	idle, applied := s.tracker.Idle(), s.tracker.Confirmable()
+	idle, applied := s.tracker.Idle(), s.tracker.Checkpoint()
 	s.mu.Unlock()
 	if idle == 0 {
 		return
@@ -657,7 +724,7 @@ func (s *session) commit(ctx context.Context) error {
 	err = s.waitFor(ctx, s.applied, func() bool {
 		s.mu.Lock()
 		defer s.mu.Unlock()
-		return s.tracker.Confirmable() >= end
+		return s.tracker.Checkpoint() >= end
 	})
 	if err != nil {
 		return err

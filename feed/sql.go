@@ -43,6 +43,14 @@ UPDATE pgautomate.feed_checkpoints
 SET timeline = $3
 WHERE slot_name = $1 AND generation = $2`
 
+	// Where the log is now, after the checkpoint's own commit, and how far the
+	// standbys have it that must not fall behind a failover slot; '' when none must.
+	sqlStandbys = `
+SELECT pg_current_wal_flush_lsn()::text,
+       coalesce((SELECT min(coalesce(r.restart_lsn, '0/0'))
+                 FROM unnest(string_to_array(current_setting('synchronized_standby_slots'), ',')) AS n(name)
+                 LEFT JOIN pg_replication_slots r ON r.slot_name = trim(BOTH ' "' FROM n.name))::text, '')`
+
 	// Is the checkpoint of this database the row that was just written?
 	sqlHasTable = `SELECT to_regclass('pgautomate.feed_checkpoints') IS NOT NULL`
 	sqlIsOurs   = `
@@ -56,12 +64,13 @@ const (
 	sqlServer = `
 SELECT current_setting('server_version_num'), current_setting('server_version'), current_setting('wal_level'),
        (SELECT setting FROM pg_settings WHERE name = 'wal_sender_timeout'),
-       current_setting('max_replication_slots'), current_user, pg_current_wal_flush_lsn()`
+       current_setting('max_replication_slots'), current_user,
+       CASE WHEN pg_is_in_recovery() THEN '' ELSE pg_current_wal_flush_lsn()::text END`
 
 	sqlSlot = `
 SELECT slot_type, coalesce(plugin, ''), coalesce(database, ''), active, coalesce(active_pid, 0),
        coalesce(wal_status, ''), coalesce(confirmed_flush_lsn::text, ''), coalesce(database = current_database(), false),
-       coalesce(to_jsonb(s) ->> 'invalidation_reason', '')
+       coalesce(to_jsonb(s) ->> 'invalidation_reason', ''), coalesce(to_jsonb(s) ->> 'failover', 'false')
 FROM pg_replication_slots s
 WHERE slot_name = %s`
 
@@ -77,6 +86,14 @@ FROM pg_publication_rel r
 JOIN pg_publication p ON p.oid = r.prpubid
 WHERE p.pubname = %s AND (r.prqual IS NOT NULL OR r.prattrs IS NOT NULL)
 ORDER BY 1`
+
+	// Postgres 17 and later. The second is only sent when the first gives true.
+	sqlGuarded = `
+SELECT current_setting('synchronized_standby_slots') <> '' AND to_regclass('pgautomate.feed_checkpoints') IS NOT NULL`
+	sqlKept = `
+SELECT EXISTS (
+    SELECT FROM pgautomate.feed_checkpoints
+    WHERE slot_name = %s AND generation = %d AND system_identifier = %s AND updated_at = %s)`
 
 	// Held by the connection that makes or takes over a slot.
 	sqlLock   = `SELECT pg_try_advisory_lock(hashtextextended('pgautomate feed ' || %s, 0))`

@@ -24,6 +24,11 @@ import (
 // recreate is the fix that most permanent errors name.
 const recreate = "run `pgautomate slot recreate`"
 
+// failoverSince is the first version whose logical slots standbys can keep a copy
+// of, which serves after their promotion. Our slot is always of that kind: it costs
+// nothing where no standby asks for it, and one that does is there to take over.
+const failoverSince = 170000
+
 // server is what a replication connection learns about its server.
 type server struct {
 	version       int
@@ -127,6 +132,9 @@ func inspect(ctx context.Context, conn *pgconn.PgConn) (server, error) {
 		s.walTimeout = time.Duration(ms) * time.Millisecond
 	}
 	s.maxSlots, s.user = row[4], row[5]
+	if row[6] == "" {
+		return s, errors.New("the server is a standby: the feed waits for it to be promoted, or for the address to lead to the primary")
+	}
 	if s.flushed, err = change.ParseLSN(row[6]); err != nil {
 		return s, err
 	}
@@ -205,6 +213,7 @@ type slotRow struct {
 	activePID string
 	walStatus string
 	reason    string // why it was invalidated; Postgres 17 and later
+	failover  bool   // standbys may keep a copy; Postgres 17 and later
 	confirmed change.EndLSN
 }
 
@@ -227,6 +236,7 @@ func readSlot(ctx context.Context, conn *pgconn.PgConn, name string) (slotRow, e
 	s := slotRow{
 		exists: true, kind: r[0], plugin: r[1], database: r[2],
 		active: r[3] == "t", activePID: r[4], walStatus: r[5], ours: r[7] == "t", reason: r[8],
+		failover: r[9] == "true",
 	}
 	if r[6] != "" {
 		lsn, err := change.ParseLSN(r[6])
@@ -238,55 +248,73 @@ func readSlot(ctx context.Context, conn *pgconn.PgConn, name string) (slotRow, e
 	return s, nil
 }
 
-// prepare gives the checkpoint to start from, making the slot when there was
-// none ever. It returns errStandby while another process has the slot.
-func (f *Feed) prepare(ctx context.Context, conn *pgconn.PgConn, s server) (Checkpoint, error) {
+// prepare gives the checkpoint to start from and the slot, making the slot when
+// there was none ever. It returns errStandby while another process has the slot.
+func (f *Feed) prepare(ctx context.Context, conn *pgconn.PgConn, s server) (Checkpoint, slotRow, error) {
 	if err := checkPublication(ctx, conn, s, f.cfg.Publication); err != nil {
-		return Checkpoint{}, err
+		return Checkpoint{}, slotRow{}, err
 	}
 	for {
 		// The slot first, then the checkpoint: a running feed moves the slot only
 		// after the checkpoint, so in this order the slot never seems ahead.
 		slot, err := readSlot(ctx, conn, f.cfg.Slot)
 		if err != nil {
-			return Checkpoint{}, err
+			return Checkpoint{}, slotRow{}, err
 		}
 		cp, found, err := f.cfg.Store.Load(ctx)
 		if err != nil {
-			return Checkpoint{}, err
+			return Checkpoint{}, slotRow{}, err
 		}
 		switch {
 		case slot.elses():
-			return Checkpoint{}, f.elsesSlot(slot)
+			return Checkpoint{}, slotRow{}, f.elsesSlot(slot)
 		case !found && slot.exists:
-			return Checkpoint{}, fault(ErrForeignSlot, "slot %s exists, but there is no checkpoint for it: %s", f.cfg.Slot, recreate)
+			return Checkpoint{}, slotRow{}, fault(ErrForeignSlot, "slot %s exists, but there is no checkpoint for it: %s", f.cfg.Slot, recreate)
 		case !found || cp.ConsistentPoint == 0:
 			err := f.makeSlot(ctx, conn, s, "the making of the slot was interrupted", false)
 			if errors.Is(err, errAlreadyMade) {
 				continue
 			}
 			if err != nil {
-				return Checkpoint{}, err
+				return Checkpoint{}, slotRow{}, err
 			}
 			continue
 		case slot.active:
 			f.setState(StateStandby, nil)
 			if !sleep(ctx, f.cfg.StandbyInterval) {
-				return Checkpoint{}, ctx.Err()
+				return Checkpoint{}, slotRow{}, ctx.Err()
 			}
 			continue
 		}
-		return cp, f.verify(ctx, conn, s, slot, cp)
+		return cp, slot, f.verify(ctx, conn, s, slot, cp)
 	}
 }
 
 // verify answers whether slot and checkpoint belong together, so that streaming
 // from the checkpoint leaves nothing out. When it doesn't know, the answer is no.
+//
+// A slot that is at the checkpoint or before it, on a server whose history holds
+// the checkpoint, sends every commit after it, whoever made or copied the slot:
+// it was at that position or before when it was made. So a standby's copy of a
+// failover slot is accepted after the standby's promotion, and so is any other
+// that fits; a slot that was made by hand since then is ahead, and refused.
 func (f *Feed) verify(ctx context.Context, conn *pgconn.PgConn, s server, slot slotRow, cp Checkpoint) error {
-	switch {
-	case cp.SystemIdentifier != s.systemID:
+	if cp.SystemIdentifier != s.systemID {
 		return fault(ErrForeignServer, "the checkpoint of slot %s is of server %s, this is server %s: connect to the right one, or %s",
 			f.cfg.Slot, cp.SystemIdentifier, s.systemID, recreate)
+	}
+	left, err := f.leftAt(ctx, conn, s, cp)
+	if err != nil {
+		return err
+	}
+	promoted := cp.Timeline != s.timeline
+	switch {
+	case promoted && change.LSN(cp.Position) > left:
+		return fault(ErrForeignServer, "the checkpoint %v of slot %s is ahead of this server, which was promoted at %v, to timeline %d: "+
+			"it lacks what had been read by then: %s", cp.Position, f.cfg.Slot, left, s.timeline, recreate)
+	case promoted && !slot.exists:
+		return fault(ErrSlotLost, "the server was promoted at %v, to timeline %d, and slot %s did not come along; "+
+			"changes since %v are not being read: %s", left, s.timeline, f.cfg.Slot, cp.Position, recreate)
 	case !slot.exists:
 		return fault(ErrSlotLost, "slot %s no longer exists; changes since %v are not being read: %s", f.cfg.Slot, cp.Position, recreate)
 	case slot.walStatus == "lost":
@@ -295,14 +323,13 @@ func (f *Feed) verify(ctx context.Context, conn *pgconn.PgConn, s server, slot s
 			why = fmt.Sprintf("for %s; changes since %v are lost", slot.reason, cp.Position)
 		}
 		return fault(ErrSlotLost, "slot %s was invalidated, %s: %s", f.cfg.Slot, why, recreate)
+	case promoted && slot.confirmed > cp.Position:
+		return fault(ErrForeignSlot, "the server was promoted at %v, to timeline %d; its slot %s is at %v, ahead of the checkpoint %v: "+
+			"the former primary's last checkpoint did not come along, or the slot was made by hand: %s",
+			left, s.timeline, f.cfg.Slot, slot.confirmed, cp.Position, recreate)
 	case slot.confirmed > cp.Position:
 		return fault(ErrForeignSlot, "slot %s is at %v, ahead of the checkpoint %v: it was recreated or moved by someone else: %s",
 			f.cfg.Slot, slot.confirmed, cp.Position, recreate)
-	}
-	if cp.Timeline != s.timeline {
-		if err := f.verifyTimeline(ctx, conn, s, cp); err != nil {
-			return err
-		}
 	}
 	if change.LSN(cp.Position) > s.flushed {
 		// s.flushed was read first: it may just be older than the checkpoint.
@@ -319,37 +346,62 @@ func (f *Feed) verify(ctx context.Context, conn *pgconn.PgConn, s server, slot s
 				cp.Position, f.cfg.Slot, now, recreate)
 		}
 	}
+	if promoted {
+		f.log.Info("the server was promoted, and has the slot and the checkpoint", "at", left, "timeline", s.timeline)
+		return f.cfg.Store.setTimeline(ctx, cp, s.timeline)
+	}
 	return nil
 }
 
-// verifyTimeline accepts a promoted server if its history holds the checkpoint.
-func (f *Feed) verifyTimeline(ctx context.Context, conn *pgconn.PgConn, s server, cp Checkpoint) error {
+// allowFailover makes a failover slot of one that is older than that.
+func (f *Feed) allowFailover(ctx context.Context, conn *pgconn.PgConn, s server, slot slotRow) {
+	if s.version < failoverSince || slot.failover {
+		return
+	}
+	if _, err := query(ctx, conn, fmt.Sprintf("ALTER_REPLICATION_SLOT %s (FAILOVER)", quoteIdent(f.cfg.Slot))); err != nil {
+		f.log.Warn("the slot can't be made a failover slot: standbys will not keep a copy of it", "error", err)
+	}
+}
+
+// guarded says whether standbys are named that must not fall behind the slot, and
+// whether the checkpoint is in the same database, so that it fails over with it.
+// Then they must have a checkpoint before its position is confirmed (see Tracker).
+func (f *Feed) guarded(ctx context.Context, conn *pgconn.PgConn, s server, cp Checkpoint) (bool, error) {
+	if s.version < failoverSince {
+		return false, nil
+	}
+	row, err := queryRow(ctx, conn, sqlGuarded)
+	if err != nil || row[0] != "t" {
+		return false, err
+	}
+	row, err = queryRow(ctx, conn, fmt.Sprintf(sqlKept, quoteLiteral(f.cfg.Slot), cp.Generation, quoteLiteral(cp.SystemIdentifier),
+		quoteLiteral(cp.UpdatedAt.UTC().Format("2006-01-02 15:04:05.999999Z07:00"))))
+	return err == nil && row[0] == "t", err
+}
+
+// leftAt is where the server's history leaves the checkpoint's timeline; 0 when it
+// is on it still.
+func (f *Feed) leftAt(ctx context.Context, conn *pgconn.PgConn, s server, cp Checkpoint) (change.LSN, error) {
+	if cp.Timeline == s.timeline {
+		return 0, nil
+	}
 	lost := func(why string) error {
 		return fault(ErrForeignServer, "the checkpoint %v of slot %s is on timeline %d, the server is on timeline %d %s: %s",
 			cp.Position, f.cfg.Slot, cp.Timeline, s.timeline, why, recreate)
 	}
 	if s.timeline < cp.Timeline {
-		return lost("that came before it")
+		return 0, lost("that came before it")
 	}
 	row, err := queryRow(ctx, conn, fmt.Sprintf("TIMELINE_HISTORY %d", s.timeline))
 	if err != nil {
-		return err
+		return 0, err
 	}
-	for line := range strings.Lines(row[1]) {
-		fields := strings.Fields(line)
-		if len(fields) < 2 || fields[0] != strconv.Itoa(int(cp.Timeline)) {
-			continue
+	for entry := range strings.Lines(row[1]) {
+		if fields := strings.Fields(entry); len(fields) >= 2 && fields[0] == strconv.Itoa(int(cp.Timeline)) {
+			return change.ParseLSN(fields[1])
 		}
-		end, err := change.ParseLSN(fields[1])
-		if err != nil {
-			return err
-		}
-		if change.LSN(cp.Position) > end {
-			return lost("that left it at " + end.String())
-		}
-		return f.cfg.Store.setTimeline(ctx, cp, s.timeline)
 	}
-	return lost("that never was on it")
+	return 0, lost("that never was on it")
 }
 
 // errAlreadyMade: another process completed the slot meanwhile.
@@ -395,9 +447,18 @@ func (f *Feed) makeSlot(ctx context.Context, conn *pgconn.PgConn, s server, reas
 			return fault(ErrForeignSlot, "slot %s exists, but there is no checkpoint for it: %s", f.cfg.Slot, recreate)
 		}
 	}
+	var left change.LSN
+	if found && cp.SystemIdentifier == s.systemID && cp.Timeline != s.timeline {
+		if left, err = f.leftAt(ctx, conn, s, cp); err == nil {
+			reason += fmt.Sprintf(" (the server was promoted at %v, to timeline %d)", left, s.timeline)
+		}
+	}
 	intent, err := f.cfg.Store.intend(ctx, s.systemID, s.timeline)
 	if err != nil {
 		return err
+	}
+	if left != 0 {
+		intent.since = min(intent.since, change.EndLSN(left)) // what was read beyond it, this server never had
 	}
 	if slot.exists {
 		if err := dropSlot(ctx, conn, f.cfg.Slot); err != nil {
@@ -406,7 +467,11 @@ func (f *Feed) makeSlot(ctx context.Context, conn *pgconn.PgConn, s server, reas
 	}
 	failpoint.Hit("slot-intended")
 	f.log.Info("making the replication slot; it waits for the transactions that are open now")
-	row, err = queryRow(ctx, conn, fmt.Sprintf("CREATE_REPLICATION_SLOT %s LOGICAL pgoutput EXPORT_SNAPSHOT", quoteIdent(f.cfg.Slot)))
+	options := "EXPORT_SNAPSHOT"
+	if s.version >= failoverSince {
+		options = "(SNAPSHOT 'export', FAILOVER)"
+	}
+	row, err = queryRow(ctx, conn, fmt.Sprintf("CREATE_REPLICATION_SLOT %s LOGICAL pgoutput %s", quoteIdent(f.cfg.Slot), options))
 	if err != nil {
 		return explainCreate(s, err)
 	}
