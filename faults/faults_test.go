@@ -63,6 +63,11 @@ func TestFaults(t *testing.T) {
 		{"network: silent cut that heals", nil, (*world).silentCutHeals},
 		{"network: silent cut of the active one, with a standby", []string{shortTimeout}, (*world).silentCutWithStandby},
 		{"network: the active one hears nothing, with a standby", []string{shortTimeout}, (*world).deafWithStandby},
+		{"failover without the slot", nil, (*world).failoverWithoutSlot},
+		{"failover, every commit waits for the standby", nil, (*world).failoverSynchronous},
+		{"failover, only the feed waits for the standby", nil, (*world).failoverGuarded},
+		{"failover to a standby without the last checkpoint", nil, (*world).failoverAhead},
+		{"failover, the feed waited for the standby", nil, (*world).failoverNotAhead},
 		{"VACUUM held back", []string{"max_prepared_transactions=2"}, (*world).heldBack},
 		{"watched tables idle, others written", nil, (*world).othersWritten},
 	} {

@@ -18,16 +18,16 @@ var ways = map[linetest.Way]string{linetest.Both: "both ways", linetest.ToServer
 const slack = 15 * time.Second
 
 // through starts an engine that reaches the server by way of a proxy.
-func (w *world) through(p *linetest.Proxy, env ...string) *process {
+func (w *world) through(p *linetest.Proxy) *process {
 	w.t.Helper()
-	e := w.behind(p, env...)
+	e := w.behind(p)
 	e.awaitReady()
 	return e
 }
 
-func (w *world) behind(p *linetest.Proxy, env ...string) *process {
+func (w *world) behind(p *linetest.Proxy) *process {
 	w.t.Helper()
-	return w.command(append(env, "DATABASE_URL="+p.URL(w.t, w.db.URL)), "run", "--listen", freeAddress(w.t))
+	return w.command([]string{"DATABASE_URL=" + p.URL(w.t, w.db.URL)}, "run", "--listen", freeAddress(w.t))
 }
 
 // Old connections hang, new ones work: as when a firewall forgets what it let through.
