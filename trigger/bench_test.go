@@ -141,47 +141,63 @@ func (w *world) changes(n int) []change.Change {
 	return all
 }
 
+// run measures the index, and looking through all triggers of the organization
+// for comparison, in the same run.
 func (w *world) run(b *testing.B) {
 	b.Helper()
 	changes := w.changes(20_000)
-	one := func(b *testing.B) {
-		b.ReportAllocs()
-		var (
-			dst   []Firing
-			sum   Counters
-			fired int
-		)
-		i := 0
-		for b.Loop() {
-			var n Counters
-			var err error
-			if dst, n, err = w.set.Match(dst[:0], &changes[i%len(changes)]); err != nil {
-				b.Fatal(err)
+	one := func(match func([]Firing, *change.Change) ([]Firing, Counters, error)) func(*testing.B) {
+		return func(b *testing.B) {
+			b.ReportAllocs()
+			var (
+				dst   []Firing
+				sum   Counters
+				fired int
+			)
+			i := 0
+			for b.Loop() {
+				var n Counters
+				var err error
+				if dst, n, err = match(dst[:0], &changes[i%len(changes)]); err != nil {
+					b.Fatal(err)
+				}
+				sum.Add(n)
+				fired += len(dst)
+				i++
 			}
-			sum.Add(n)
-			fired += len(dst)
-			i++
+			b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "changes/s")
+			b.ReportMetric(w.heapEach, "heapB/trigger")
+			b.ReportMetric(w.loadEach, "load-µs/trigger")
+			b.ReportMetric(float64(sum.Candidates)/float64(b.N), "candidates/op")
+			b.ReportMetric(float64(fired)/float64(b.N), "fires/op")
 		}
-		b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "changes/s")
-		b.ReportMetric(w.heapEach, "heapB/trigger")
-		b.ReportMetric(w.loadEach, "load-µs/trigger")
-		b.ReportMetric(float64(sum.Candidates)/float64(b.N), "candidates/op")
-		b.ReportMetric(float64(fired)/float64(b.N), "fires/op")
 	}
-	b.Run("match", one)
-	b.Run("without changed-fields mask", func(b *testing.B) { // what the mask is worth, in the same run
-		for _, g := range w.set.groups {
-			for i := range g.triggers {
-				g.triggers[i].mask = ^uint64(0)
-			}
-		}
-		one(b)
-	})
+	b.Run("index", one(w.set.Match))
+	b.Run("scan", one(w.set.matchAll))
 }
 
 func BenchmarkMillion(b *testing.B) { newWorld(b, 20_000, 50).run(b) }
 
+func BenchmarkMillionIn2000(b *testing.B) { newWorld(b, 2_000, 500).run(b) }
+
 func BenchmarkOneOrganization(b *testing.B) { newWorld(b, 1, 10_000).run(b) }
+
+func BenchmarkOneOrganization100000(b *testing.B) { newWorld(b, 1, 100_000).run(b) }
+
+// What an edit costs where it costs most, and the longest of them.
+func BenchmarkEditAmongMillion(b *testing.B) {
+	w := newWorld(b, 1, 1_000_000)
+	longest := time.Duration(0)
+	for b.Loop() {
+		def := Definition{ID: 1 + w.rnd.Int64N(1_000_000), Version: 2, Organization: "org_0", ObjectType: "lead", Query: json.RawMessage(w.query())}
+		start := time.Now()
+		if err := w.set.Put(def); err != nil {
+			b.Fatal(err)
+		}
+		longest = max(longest, time.Since(start))
+	}
+	b.ReportMetric(float64(longest.Microseconds()), "longest-µs")
+}
 
 func BenchmarkPut(b *testing.B) {
 	s := newLeadSet(b)

@@ -1,6 +1,7 @@
 package trigger
 
 import (
+	"encoding/binary"
 	"fmt"
 	"slices"
 
@@ -72,7 +73,8 @@ type fieldValue struct {
 
 // side is one image of the object.
 type side struct {
-	cells    []change.Cell
+	row      change.Row
+	starts   []uint32 // where each cell starts in the row
 	layout   *layout
 	id       string
 	isBefore bool
@@ -104,17 +106,101 @@ func (s *side) reset(slots int) {
 	s.customState = customUnread
 }
 
-// load decodes a row.
+// cellEnd gives the end of the cell that starts at a place of a row, or -1.
+func cellEnd(row change.Row, at int) int {
+	if at >= len(row) {
+		return -1
+	}
+	switch row[at] {
+	case change.Null, change.Unchanged:
+		return at + 1
+	case change.Text:
+		if len(row)-at < 5 {
+			return -1
+		}
+		if size := int(binary.BigEndian.Uint32(row[at+1:])); size <= len(row)-at-5 {
+			return at + 5 + size
+		}
+	}
+	return -1
+}
+
+// load finds the cells of a row.
 func (s *side) load(row change.Row, l *layout) error {
-	var err error
-	if s.cells, err = row.Decode(s.cells); err != nil {
-		return fmt.Errorf("table %s: %w", l.relation, err)
+	if err := s.begin(row, l); err != nil {
+		return err
 	}
-	if len(s.cells) != len(l.relation.Columns) {
-		return fmt.Errorf("table %s has %d columns, the row has %d: %w", l.relation, len(l.relation.Columns), len(s.cells), change.ErrMalformedRow)
+	at := 2
+	for range l.relation.Columns {
+		s.starts = append(s.starts, uint32(at))
+		if at = cellEnd(row, at); at < 0 {
+			return s.malformed()
+		}
 	}
-	s.layout = l
 	return nil
+}
+
+func (s *side) begin(row change.Row, l *layout) error {
+	s.row, s.layout = row, l
+	s.starts = s.starts[:0]
+	if len(row) < 2 {
+		return s.malformed()
+	}
+	if n := int(binary.BigEndian.Uint16(row)); n != len(l.relation.Columns) {
+		return fmt.Errorf("table %s has %d columns, the row has %d: %w", l.relation, len(l.relation.Columns), n, change.ErrMalformedRow)
+	}
+	return nil
+}
+
+func (s *side) malformed() error {
+	return fmt.Errorf("table %s: %w", s.layout.relation, change.ErrMalformedRow)
+}
+
+// loadBoth finds the cells of two rows of one layout, and which of them differ:
+// m.differs has a bit for each. Most are the same, which takes no more than
+// comparing bytes.
+func (m *matcher) loadBoth(before, after change.Row, l *layout) error {
+	if err := m.before.begin(before, l); err != nil {
+		return err
+	}
+	if err := m.after.begin(after, l); err != nil {
+		return err
+	}
+	n := len(l.relation.Columns)
+	m.differs = bitsOf(m.differs, n)
+	m.before.starts = slices.Grow(m.before.starts, n)[:n]
+	m.after.starts = slices.Grow(m.after.starts, n)[:n]
+	b, a := 2, 2
+	for i := range n {
+		m.before.starts[i], m.after.starts[i] = uint32(b), uint32(a)
+		end := cellEnd(after, a)
+		if end < 0 {
+			return m.after.malformed()
+		}
+		if bEnd := b + end - a; bEnd <= len(before) && string(before[b:bEnd]) == string(after[a:end]) {
+			b = bEnd
+		} else {
+			if b = cellEnd(before, b); b < 0 {
+				return m.after.malformed()
+			}
+			// What was left alone is marked as such after the change only.
+			if after[a] != change.Unchanged {
+				m.differs[i/64] |= 1 << (i % 64)
+			}
+		}
+		a = end
+	}
+	return nil
+}
+
+// column gives a column's cell by its place in the row.
+func (s *side) column(i int) change.Cell {
+	at := int(s.starts[i])
+	if s.row[at] != change.Text {
+		return change.Cell{Kind: s.row[at]}
+	}
+	end := at + 5 + int(binary.BigEndian.Uint32(s.row[at+1:]))
+	return change.Cell{Kind: change.Text, Data: s.row[at+5 : end : end]}
 }
 
 // cell finds a column's cell. A table that was altered inside the commit has
@@ -122,7 +208,7 @@ func (s *side) load(row change.Row, l *layout) error {
 // after lacks is unknown, until the new layout is made known with SetSchema.
 func (s *side) cell(col int32) change.Cell {
 	if pos := s.layout.position(col); pos >= 0 {
-		return s.cells[pos]
+		return s.column(int(pos))
 	}
 	if s.isBefore {
 		return change.Cell{Kind: change.Null}
@@ -147,7 +233,8 @@ func (s *side) member(col int32, key string) (value []byte, state customState) {
 	if s.customState != customRead {
 		return nil, s.customState
 	}
-	for _, v := range slices.Backward(s.custom) { // json, unlike jsonb, may hold a key twice: the last counts
+	for i := len(s.custom) - 1; i >= 0; i-- { // json, unlike jsonb, may hold a key twice: the last counts
+		v := &s.custom[i]
 		k := v.key
 		if string(k) == key {
 			return v.val, customRead
@@ -168,13 +255,22 @@ func (s *side) member(col int32, key string) (value []byte, state customState) {
 // matcher is what evaluation works in. One goroutine, one matcher.
 type matcher struct {
 	epoch         uint32
-	fields        []field   // of the object type
-	slots         []slotRef // of the group
+	fields        []field  // of the object type
+	slotFields    []uint32 // of the group: group.fields
 	before, after side
 	counters      Counters
 
+	differs    []uint64 // a bit for each cell that is not the same, if both rows have one layout
+	columns    []uint64 // a bit for each of objectType.columns that is not the same
+	changed    []uint32 // slots that are not the same
+	hits       hits     // what probe brought up
+	related    []uint32 // references with refRelated that probe brought up
+	onlyAccess uint64   // keyAccess: pass over other postings
+	guards     [1 << (32 - guardBits)]guardState
+	folded     []byte // scratch of hashFold
+
 	reading *fieldValue // being parsed: what a panic is blamed on, before the trigger
-	at      int         // trigger being evaluated: what a panic is blamed on otherwise
+	at      uint32      // trigger being evaluated: what a panic is blamed on otherwise
 }
 
 // value gives a field's elements, reading them if this change has not yet.
@@ -187,7 +283,7 @@ func (m *matcher) value(s *side, slot uint32) *fieldValue {
 	v.start = int32(len(s.elements))
 	v.end = v.start
 	v.unknown = false
-	f := &m.fields[m.slots[slot].field]
+	f := &m.fields[m.slotFields[slot]]
 	switch f.spec.kind {
 	case specID:
 		start := len(s.arena)

@@ -2,8 +2,10 @@ package trigger
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
 	"fmt"
+	"math/bits"
 	"reflect"
 	"slices"
 	"time"
@@ -21,9 +23,9 @@ type Firing struct {
 
 // Counters say what one call of Match did.
 type Counters struct {
-	Candidates    uint64 // triggers that were evaluated
+	Candidates    uint64 // triggers that were evaluated: those that the index brought up
 	Indeterminate uint64 // verdicts that hung on a value that was not sent: did not fire
-	TypeMismatch  uint64 // conditions that met a value they can't be asked of, e.g. number_range on the JSON string "12": false
+	TypeMismatch  uint64 // conditions that met a value they can't be asked of, e.g. number_range on the JSON string "12": false. In triggers that were evaluated, which a changed value of the wrong type sees to
 	BeforeUnknown uint64 // 1 when the change was left alone because the row before was not sent
 	Poisoned      uint64 // triggers whose evaluation panicked: they are broken now, see TakePoisoned
 }
@@ -59,8 +61,9 @@ type Recovered struct {
 // Set holds all live triggers. It belongs to one goroutine.
 type Set struct {
 	types  map[string]*objectType
-	groups []*group // nil where one was given up
-	free   []uint32 // indexes of those
+	last   *objectType // of the last change
+	groups []*group    // nil where one was given up
+	free   []uint32    // indexes of those
 	byID   map[int64]place
 	broken map[int64]*brokenTrigger
 
@@ -75,13 +78,14 @@ type Set struct {
 	parser parser // of Put, used again
 	path   path   // of the compiler, used again
 	code   []byte // being laid out
+	poster poster // of the index, used again
 }
 
 // objectType is what the triggers of one object type share, whatever their organization.
 type objectType struct {
 	name    string
 	schema  *Schema // nil: not watched
-	groups  map[string]uint32
+	groups  map[string]*group
 	fields  []field // every field that a trigger ever referred to
 	fieldID map[fieldSpec]uint32
 	columns []string // referred to by fields
@@ -135,33 +139,93 @@ func (t *objectType) layout(r *change.Relation) *layout {
 	return l
 }
 
-// group holds the triggers of one organization and object type.
+// group holds the triggers of one organization and object type. A trigger's
+// number is its place; it stays as long as the trigger.
 type group struct {
-	index        uint32
+	fields       []uint32 // of the slots: indexes into objectType.fields
+	columns      uint64   // a bit for each column that fields are in, by its index modulo 64
+	slots        []slotRef
+	index        postings
+	triggers     []entry   // the first pageSize of them
+	pages        [][]entry // the others, pageSize each, so that growing never moves them all
 	organization string
 	typ          *objectType
-	slots        []slotRef
-	triggers     []entry
+	bySlot       map[uint32]uint32 // slots by field, once there are many
+	number       uint32            // index into Set.groups
+	live         uint32            // triggers
+	used         uint32            // numbers given out
+	free         uint32            // a number that is free, plus one; its entry's source has the next
+	freeSlots    []uint32
 }
 
 // slotRef is a field that triggers of the group refer to.
 type slotRef struct {
-	field uint32 // index into objectType.fields
-	uses  uint32 // conditions that refer to it; 0: free
+	uses    uint32   // conditions that refer to it; 0: free
+	end     uint32   // of its postings in a short index
+	classes classSet // of the postings that it has or had
 }
 
-// entry is a live trigger. code is its program followed by its source (see
-// program.go); mask has a bit for each slot it refers to, by slot modulo 64.
+// entry is a live trigger. code is its program followed by its time zone's
+// index and its source (see program.go). Without code, the number is free.
 type entry struct {
-	id       int64
-	mask     uint64
-	code     string
-	version  int32
-	source   uint32 // where the source starts in code
-	location uint16 // index into Set.locations
+	id      int64
+	code    string
+	version int32
+	source  uint32 // where the program ends in code
 }
 
-type place struct{ group, index uint32 }
+func (e *entry) program() string { return e.code[:e.source] }
+
+const (
+	pageBits = 12
+	pageSize = 1 << pageBits
+)
+
+// at gives the trigger with a number.
+func (g *group) at(number uint32) *entry {
+	if number < pageSize {
+		return &g.triggers[number]
+	}
+	return &g.pages[number>>pageBits-1][number&(pageSize-1)]
+}
+
+// add gives a trigger a number.
+func (g *group) add(e entry) uint32 {
+	g.live++
+	if n := g.free; n > 0 {
+		g.free = g.at(n - 1).source
+		*g.at(n - 1) = e
+		return n - 1
+	}
+	n := g.used
+	g.used++
+	switch {
+	case n < pageSize:
+		if len(g.triggers) == cap(g.triggers) {
+			grown := make([]entry, len(g.triggers), min(len(g.triggers)+len(g.triggers)/4+2, pageSize))
+			copy(grown, g.triggers)
+			g.triggers = grown
+		}
+		g.triggers = append(g.triggers, e)
+	default:
+		if n&(pageSize-1) == 0 {
+			g.pages = append(g.pages, make([]entry, pageSize))
+		}
+		*g.at(n) = e
+	}
+	return n
+}
+
+// each visits the live triggers.
+func (g *group) each(visit func(*entry)) {
+	for n := range g.used {
+		if e := g.at(n); e.code != "" {
+			visit(e)
+		}
+	}
+}
+
+type place struct{ group, number uint32 }
 
 // brokenTrigger keeps what is needed to try again. raw is the query as it came
 // in, or source the compact form of one that once compiled.
@@ -225,7 +289,7 @@ func (s *Set) objectType(name string) *objectType {
 		name = string([]byte(name))
 		t = &objectType{
 			name:    name,
-			groups:  map[string]uint32{},
+			groups:  map[string]*group{},
 			fieldID: map[fieldSpec]uint32{},
 			layouts: map[*change.Relation]*layout{},
 		}
@@ -296,59 +360,95 @@ func (s *Set) add(b *brokenTrigger, root *node, problems []Problem) error {
 	}
 
 	g := s.group(t, b.Organization)
-	var mask uint64
-	code := appendProgram(s.code[:0], &e, func(f fieldSpec) uint32 {
-		slot := g.slot(t.field(f))
-		mask |= 1 << (slot & 63)
-		return slot
-	})
-	programEnd := uint32(len(code))
+	code := appendProgram(s.code[:0], &e, func(f fieldSpec) uint32 { return g.slot(t.field(f)) })
+	added := entry{id: b.TriggerID, version: b.Version, source: uint32(len(code))}
+	code = binary.AppendUvarint(code, uint64(b.location))
 	code = appendSource(code, root, &s.names)
 	s.code = code
-	added := entry{id: b.TriggerID, version: b.Version, mask: mask, code: string(code), source: programEnd, location: b.location}
-	s.byID[b.TriggerID] = place{g.index, uint32(len(g.triggers))}
-	g.triggers = append(g.triggers, added)
+	added.code = string(code)
+	number := g.add(added)
+	s.byID[b.TriggerID] = place{g.number, number}
+	for _, p := range s.poster.postings(added.program(), number, len(g.slots)) {
+		g.post(p.slot, p.posting)
+	}
 	return nil
 }
 
-func forSlots(e *entry, visit func(uint32)) {
-	programSlots(e.code[:e.source], visit)
-}
-
 func (s *Set) group(t *objectType, organization string) *group {
-	if i, ok := t.groups[organization]; ok {
-		return s.groups[i]
+	if g := t.groups[organization]; g != nil {
+		return g
 	}
 	g := &group{organization: string([]byte(organization)), typ: t}
 	if n := len(s.free); n > 0 {
-		g.index = s.free[n-1]
+		g.number = s.free[n-1]
 		s.free = s.free[:n-1]
-		s.groups[g.index] = g
+		s.groups[g.number] = g
 	} else {
-		g.index = uint32(len(s.groups))
+		g.number = uint32(len(s.groups))
 		s.groups = append(s.groups, g)
 	}
-	t.groups[g.organization] = g.index
+	t.groups[g.organization] = g
 	return g
 }
 
+// manySlots is how many slots are looked through for one.
+const manySlots = 32
+
 // slot gives the group's slot of a field and counts one more use of it.
 func (g *group) slot(field uint32) uint32 {
-	free := -1
-	for i := range g.slots {
-		if g.slots[i].uses == 0 {
-			free = i
-		} else if g.slots[i].field == field {
-			g.slots[i].uses++
-			return uint32(i)
+	col := g.typ.fields[field].col
+	g.columns |= 1 << (col & 63)
+	slot, ok := g.find(field)
+	if ok {
+		g.slots[slot].uses++
+		return slot
+	}
+	if n := len(g.freeSlots); n > 0 {
+		slot = g.freeSlots[n-1]
+		g.freeSlots = g.freeSlots[:n-1]
+		g.fields[slot] = field
+		g.slots[slot].uses, g.slots[slot].classes = 1, 0
+	} else {
+		slot = uint32(len(g.slots))
+		// What any created object brings up stands after all slots.
+		end := lowerBound(g.index.all, posting{keyAlways, 0})
+		g.fields = append(g.fields, field)
+		g.slots = append(g.slots, slotRef{uses: 1, end: uint32(end)})
+	}
+	switch {
+	case g.bySlot != nil:
+		g.bySlot[field] = slot
+	case len(g.slots) > manySlots:
+		g.bySlot = make(map[uint32]uint32, len(g.slots))
+		for i, f := range g.fields {
+			if g.slots[i].uses > 0 {
+				g.bySlot[f] = uint32(i)
+			}
 		}
 	}
-	if free < 0 {
-		g.slots = append(g.slots, slotRef{})
-		free = len(g.slots) - 1
+	return slot
+}
+
+func (g *group) find(field uint32) (slot uint32, ok bool) {
+	if g.bySlot != nil {
+		slot, ok = g.bySlot[field]
+		return slot, ok
 	}
-	g.slots[free] = slotRef{field: field, uses: 1}
-	return uint32(free)
+	for i, f := range g.fields {
+		if f == field && g.slots[i].uses > 0 {
+			return uint32(i), true
+		}
+	}
+	return 0, false
+}
+
+// release takes back one use of a slot.
+func (g *group) release(slot uint32) {
+	r := &g.slots[slot]
+	if r.uses--; r.uses == 0 {
+		g.freeSlots = append(g.freeSlots, slot)
+		delete(g.bySlot, g.fields[slot])
+	}
 }
 
 // field gives the index of a field that is in the schema.
@@ -400,25 +500,25 @@ func (s *Set) Remove(id int64) {
 	if !ok {
 		return
 	}
-	delete(s.byID, id)
 	g := s.groups[at.group]
-	forSlots(&g.triggers[at.index], func(slot uint32) { g.slots[slot].uses-- })
-	s.drop(g, at.index)
+	program := g.at(at.number).program()
+	for _, p := range s.poster.postings(program, at.number, len(g.slots)) {
+		g.unpost(p.slot, p.posting)
+	}
+	programSlots(program, g.release)
+	s.drop(g, at.number)
 }
 
-// drop takes a trigger out of its group's list; its slots' uses are settled.
-func (s *Set) drop(g *group, index uint32) {
-	last := len(g.triggers) - 1
-	if int(index) != last {
-		g.triggers[index] = g.triggers[last]
-		s.byID[g.triggers[index].id] = place{g.index, index}
-	}
-	g.triggers[last] = entry{}
-	g.triggers = g.triggers[:last]
-	if last == 0 {
+// drop frees a trigger's number; its postings are gone and its slots released.
+func (s *Set) drop(g *group, number uint32) {
+	e := g.at(number)
+	delete(s.byID, e.id)
+	*e = entry{source: g.free}
+	g.free = number + 1
+	if g.live--; g.live == 0 {
 		delete(g.typ.groups, g.organization)
-		s.groups[g.index] = nil
-		s.free = append(s.free, g.index)
+		s.groups[g.number] = nil
+		s.free = append(s.free, g.number)
 	}
 }
 
@@ -447,7 +547,7 @@ func (s *Set) SetSchema(schema Schema, relation *change.Relation) []Broken {
 	}
 	return s.recompile(t, func(g *group, e *entry) bool {
 		affected := false
-		forSlots(e, func(slot uint32) { affected = affected || changed[g.slots[slot].field] })
+		programSlots(e.program(), func(slot uint32) { affected = affected || changed[g.fields[slot]] })
 		return affected
 	}, len(changed) > 0)
 }
@@ -476,17 +576,18 @@ func (s *Set) recompile(t *objectType, affected func(*group, *entry) bool, live 
 	}
 	before := len(again)
 	if live {
-		for _, index := range t.groups {
-			g := s.groups[index]
-			for i := range g.triggers {
-				if e := &g.triggers[i]; affected(g, e) {
-					again = append(again, &brokenTrigger{
-						Broken:   Broken{TriggerID: e.id, Version: e.version, Organization: g.organization, ObjectType: t.name},
-						source:   e.code[e.source:],
-						location: e.location,
-					})
+		for _, g := range t.groups {
+			g.each(func(e *entry) {
+				if !affected(g, e) {
+					return
 				}
-			}
+				zone, k := uvarint(e.code[e.source:])
+				again = append(again, &brokenTrigger{
+					Broken:   Broken{TriggerID: e.id, Version: e.version, Organization: g.organization, ObjectType: t.name},
+					source:   e.code[int(e.source)+k:],
+					location: uint16(zone),
+				})
+			})
 		}
 		for _, b := range again[before:] {
 			s.Remove(b.TriggerID)
@@ -529,12 +630,15 @@ func (s *Set) Match(dst []Firing, c *change.Change) (firings []Firing, counters 
 	if c.After == nil || c.Object == nil || c.Organization == "" {
 		return dst, Counters{}, nil // gone, or belongs to nobody: it can't match
 	}
-	t := s.types[c.Object.Type]
-	if t == nil {
-		return dst, Counters{}, nil
+	t := s.last
+	if t == nil || t.name != c.Object.Type {
+		if t = s.types[c.Object.Type]; t == nil {
+			return dst, Counters{}, nil
+		}
+		s.last = t
 	}
-	index, ok := t.groups[c.Organization]
-	if !ok {
+	g := t.groups[c.Organization]
+	if g == nil {
 		return dst, Counters{}, nil
 	}
 	if c.BeforeUnknown {
@@ -543,7 +647,6 @@ func (s *Set) Match(dst []Firing, c *change.Change) (firings []Firing, counters 
 	if c.Relation == nil {
 		return dst, Counters{}, fmt.Errorf("object type %q: %w: its relation is not known", t.name, change.ErrMalformedRow)
 	}
-	g := s.groups[index]
 	m := &s.m
 	m.counters = Counters{}
 	n := len(dst)
@@ -551,6 +654,8 @@ func (s *Set) Match(dst []Firing, c *change.Change) (firings []Firing, counters 
 		if r := recover(); r != nil {
 			firings, counters = dst[:n], m.counters
 			err = fmt.Errorf("table %s: the change can't be evaluated: %v", c.Relation, r)
+			clear(m.hits.words)
+			clear(m.hits.summary)
 		}
 	}()
 
@@ -558,33 +663,34 @@ func (s *Set) Match(dst []Firing, c *change.Change) (firings []Firing, counters 
 	if err := m.load(t, g, c, created); err != nil {
 		return dst, Counters{}, err
 	}
-	changed := ^uint64(0)
-	if !created {
-		if changed = m.changed(c); changed == 0 {
-			return dst, m.counters, nil
-		}
+	if !created && len(m.changed) == 0 {
+		return dst, Counters{}, nil
+	}
+	for !m.tryProbe(g, created) {
 	}
 	firings = dst
-	for m.at = 0; m.at < len(g.triggers); {
-		firings = s.scan(firings, g, changed, created)
+	for done := false; !done; {
+		firings, done = s.decide(firings, g, created)
 	}
 	return firings, m.counters, nil
 }
 
+// load makes the rows of a change known. m.changed are the slots that are not
+// the same then.
 func (m *matcher) load(t *objectType, g *group, c *change.Change, created bool) error {
 	if m.epoch++; m.epoch == 0 { // after four thousand million changes
 		clear(m.after.values)
 		clear(m.before.values)
+		clear(m.guards[:])
 		m.epoch = 1
 	}
-	m.fields, m.slots = t.fields, g.slots
+	m.fields, m.slotFields = t.fields, g.fields
+	m.hits.reset(int(g.used))
 	m.after.reset(len(g.slots))
 	m.after.id = c.ID
-	if err := m.after.load(c.After, t.layout(c.Relation)); err != nil {
-		return err
-	}
+	l := t.layout(c.Relation)
 	if created {
-		return nil
+		return m.after.load(c.After, l)
 	}
 	m.before.reset(len(g.slots))
 	m.before.isBefore = true
@@ -592,45 +698,74 @@ func (m *matcher) load(t *objectType, g *group, c *change.Change, created bool) 
 	if c.OldID != "" {
 		m.before.id = c.OldID
 	}
-	l := m.after.layout
-	if c.BeforeRelation != nil && c.BeforeRelation != c.Relation {
-		l = t.layout(c.BeforeRelation)
+	m.changed = m.changed[:0]
+	if c.BeforeRelation == nil || c.BeforeRelation == c.Relation {
+		if err := m.loadBoth(c.Before, c.After, l); err != nil {
+			return err
+		}
+		m.columns = bitsOf(m.columns, len(t.columns))
+		for col := range t.columns {
+			if pos := l.position(int32(col)); pos >= 0 && m.differs[pos/64]&(1<<(pos%64)) != 0 {
+				m.columns[col/64] |= 1 << (col % 64)
+			}
+		}
+		m.compare(g)
+		return nil
 	}
-	return m.before.load(c.Before, l)
+	if err := m.after.load(c.After, l); err != nil {
+		return err
+	}
+	if err := m.before.load(c.Before, t.layout(c.BeforeRelation)); err != nil {
+		return err
+	}
+	m.columns = bitsOf(m.columns, len(t.columns))
+	for col := range t.columns {
+		if !sameCell(m.before.cell(int32(col)), m.after.cell(int32(col))) {
+			m.columns[col/64] |= 1 << (col % 64)
+		}
+	}
+	m.compare(g)
+	return nil
 }
 
-// changed gives the mask of the slots whose text is not the same on both sides.
-// A verdict can't change when no value it hangs on does.
-func (m *matcher) changed(*change.Change) uint64 {
-	var mask uint64
-	customKnown, customSame := false, false
-	for i := range m.slots {
-		bit := uint64(1) << (i & 63)
-		if mask&bit != 0 || m.slots[i].uses == 0 {
+// bitsOf gives n bits that are 0.
+func bitsOf(b []uint64, n int) []uint64 {
+	b = slices.Grow(b[:0], (n+63)/64)[:(n+63)/64]
+	clear(b)
+	return b
+}
+
+// compare lists the slots whose text is not the same on both sides. A verdict
+// can't change when no value it hangs on does.
+func (m *matcher) compare(g *group) {
+	differ := uint64(0)
+	for _, word := range m.columns {
+		differ |= word
+	}
+	otherID := m.before.id != m.after.id
+	if differ&g.columns == 0 && !otherID {
+		return // most changes are of columns that nobody asks for
+	}
+	for i, field := range g.fields {
+		f := &m.fields[field]
+		switch {
+		case f.spec.kind == specID:
+			if !otherID {
+				continue
+			}
+		case f.col < 0 || m.columns[f.col/64]&(1<<(f.col%64)) == 0:
 			continue
-		}
-		f := &m.fields[m.slots[i].field]
-		same := false
-		switch f.spec.kind {
-		case specID:
-			same = m.before.id == m.after.id
-		case specCustom:
-			if !customKnown {
-				customKnown, customSame = true, sameCell(m.before.cell(f.col), m.after.cell(f.col))
+		case f.spec.kind == specCustom:
+			b, bState := m.before.member(f.col, f.spec.name)
+			a, aState := m.after.member(f.col, f.spec.name)
+			if aState == bState && bytes.Equal(a, b) {
+				continue
 			}
-			if same = customSame; !same {
-				b, bState := m.before.member(f.col, f.spec.name)
-				a, aState := m.after.member(f.col, f.spec.name)
-				same = aState == bState && bytes.Equal(a, b)
-			}
-		default:
-			same = sameCell(m.before.cell(f.col), m.after.cell(f.col))
 		}
-		if !same {
-			mask |= bit
+		if g.slots[i].uses > 0 {
+			m.changed = append(m.changed, uint32(i))
 		}
 	}
-	return mask
 }
 
 func sameCell(before, after change.Cell) bool {
@@ -640,9 +775,24 @@ func sameCell(before, after change.Cell) bool {
 	return before.Kind == after.Kind && bytes.Equal(before.Data, after.Data)
 }
 
-// scan evaluates the group's triggers from m.at on. It comes back early when
-// one panicked, with m.at on what to go on with.
-func (s *Set) scan(dst []Firing, g *group, changed uint64, created bool) (firings []Firing) {
+// tryProbe is false when a value could not be read: it is marked as broken, and
+// the next try finds it so.
+func (m *matcher) tryProbe(g *group, created bool) (done bool) {
+	defer func() {
+		if r := recover(); r != nil {
+			if m.reading == nil {
+				panic(r)
+			}
+			m.breakValue()
+		}
+	}()
+	m.probe(g, created)
+	return true
+}
+
+// decide evaluates what was brought up. It comes back early when something
+// panicked, to be called again for the rest.
+func (s *Set) decide(dst []Firing, g *group, created bool) (firings []Firing, done bool) {
 	m := &s.m
 	firings = dst
 	defer func() {
@@ -650,53 +800,45 @@ func (s *Set) scan(dst []Firing, g *group, changed uint64, created bool) (firing
 			s.isolate(g, r)
 		}
 	}()
-	for ; m.at < len(g.triggers); m.at++ {
-		e := &g.triggers[m.at]
-		if !created && e.mask&changed == 0 {
-			continue
-		}
-		m.counters.Candidates++
-		program := e.code[:e.source]
-		after, _ := m.eval(program, &m.after)
-		if after == isFalse {
-			continue
-		}
-		before := isFalse
-		if !created {
-			before, _ = m.eval(program, &m.before)
-		}
-		switch {
-		case before == isTrue:
-		case after == isTrue && before == isFalse:
-			firings = append(firings, Firing{TriggerID: e.id, Version: e.version, Organization: g.organization, Created: created})
-		default:
-			m.counters.Indeterminate++
+	for i := range m.hits.summary[:(g.used+4095)/4096] {
+		for m.hits.summary[i] != 0 {
+			word := uint32(i*64 + bits.TrailingZeros64(m.hits.summary[i]))
+			for m.hits.words[word] != 0 {
+				m.at = word*64 + uint32(bits.TrailingZeros64(m.hits.words[word]))
+				e := g.at(m.at)
+				m.counters.Candidates++
+				program := e.code[:e.source]
+				after, _ := m.eval(program, &m.after)
+				before := isFalse
+				if after != isFalse && !created {
+					before, _ = m.eval(program, &m.before)
+				}
+				switch {
+				case after == isFalse || before == isTrue:
+				case after == isTrue && before == isFalse:
+					firings = append(firings, Firing{TriggerID: e.id, Version: e.version, Organization: g.organization, Created: created})
+				default:
+					m.counters.Indeterminate++
+				}
+				m.hits.words[word] &= m.hits.words[word] - 1
+			}
+			m.hits.summary[i] &= m.hits.summary[i] - 1
 		}
 	}
-	return firings
+	return firings, true
 }
 
 // isolate deals with a panic. If it came from reading a value, the value is at
 // fault: it is marked as broken and the trigger tried again. Else the trigger is.
 func (s *Set) isolate(g *group, cause any) {
 	m := &s.m
-	if v := m.reading; v != nil {
-		m.reading = nil
-		sd := &m.after
-		for i := range m.before.values {
-			if &m.before.values[i] == v {
-				sd = &m.before
-			}
-		}
-		v.start = int32(len(sd.elements))
-		sd.elements = append(sd.elements, element{tag: tagBroken})
-		v.end = v.start + 1
-		v.unknown = false
-		v.epoch = m.epoch
+	if m.reading != nil {
+		m.breakValue()
 		m.counters.Candidates--
 		return
 	}
-	e := g.triggers[m.at]
+	m.hits.words[m.at/64] &^= 1 << (m.at % 64)
+	e := g.at(m.at)
 	b := &brokenTrigger{
 		Broken: Broken{
 			TriggerID: e.id, Version: e.version, Organization: g.organization, ObjectType: g.typ.name,
@@ -705,8 +847,25 @@ func (s *Set) isolate(g *group, cause any) {
 		poisoned: true,
 	}
 	m.counters.Poisoned++
-	delete(s.byID, e.id)
-	s.drop(g, uint32(m.at))
-	s.broken[e.id] = b
+	g.purge(m.at) // its program is not to be relied on, so its slots stay in use
+	s.drop(g, m.at)
+	s.broken[b.TriggerID] = b
 	s.poisoned = append(s.poisoned, b.Broken)
+}
+
+// breakValue marks the value that is being read as broken.
+func (m *matcher) breakValue() {
+	v := m.reading
+	m.reading = nil
+	sd := &m.after
+	for i := range m.before.values {
+		if &m.before.values[i] == v {
+			sd = &m.before
+		}
+	}
+	v.start = int32(len(sd.elements))
+	sd.elements = append(sd.elements, element{tag: tagBroken})
+	v.end = v.start + 1
+	v.unknown = false
+	v.epoch = m.epoch
 }
