@@ -314,7 +314,7 @@ func (w *world) tell(actions []int64) {
 		}{
 			{`SELECT jsonb_build_object('actions', count(*), 'status', a.status, 'type', a.action_type, 'reason', a.reason, 'error', a.error, 'attempt', a.attempt,
 				'worker', k.pid, 'heartbeat', date_trunc('second', now() - k.heartbeat_at), 'due_in', date_trunc('second', a.perform_at - now()),
-				'lead_is_there', l.id IS NOT NULL, 'ids', (array_agg(a.id ORDER BY a.id))[:5])::text
+				'lead_is_gone', l.id IS NULL, 'ids', (array_agg(a.id ORDER BY a.id))[:5])::text
 				FROM pgautomate.lead_stage_actions a LEFT JOIN pgautomate.workers k ON k.id = a.worker_id LEFT JOIN lead l ON l.id::text = a.lead_id
 				WHERE a.id = ANY($1) GROUP BY a.status, a.action_type, a.reason, a.error, a.attempt, k.pid, k.heartbeat_at, a.perform_at, l.id IS NULL LIMIT 20`, []any{actions}},
 			{`SELECT concat_ws(' ', pid, application_name, state, wait_event_type, wait_event, 'for', date_trunc('second', now() - state_change),

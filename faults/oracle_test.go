@@ -485,6 +485,10 @@ func (w *world) compare() (due, lost, twice int, wrong []string) {
 			complain("%s: %d firings without, %d too many", what, n.None, n.More)
 		}
 	}
+	for _, a := range list[string](w, `SELECT concat_ws(' ', 'action', id, action_type, 'is', status, 'attempt', attempt, reason, error) FROM pgautomate.lead_stage_actions
+		WHERE firing_id IN (SELECT id FROM pgautomate.trigger_firings WHERE trigger_id = ANY($1)) AND status <> 'completed' ORDER BY id LIMIT 10`, w.triggerIDs()) {
+		complain("%s", a)
+	}
 	return len(want), lost, twice, wrong
 }
 
