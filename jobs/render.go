@@ -37,8 +37,8 @@ func HTML(params ...string) RenderOption {
 // Render renders every template in params with vars; only variables that the
 // templates evaluate are loaded. Numbers that stand in the parameters come back as
 // json.Number. A template that doesn't parse or can't be rendered is a Permanent
-// error that names the parameter; an error of a variable's loader, such as
-// ErrNotVisible, comes back as it is.
+// error that names the parameter, one that took too long a passing one; an error of
+// a variable's loader, such as ErrNotVisible, comes back as it is.
 func Render(ctx context.Context, params json.RawMessage, vars *Vars, opts ...RenderOption) (map[string]any, error) {
 	var o renderOptions
 	for _, opt := range opts {
@@ -64,23 +64,32 @@ func Render(ctx context.Context, params json.RawMessage, vars *Vars, opts ...Ren
 				return nil, Permanent(templateError(path, err))
 			}
 			v, err := r.render(&cfg, t, vars, asHTML, typed)
-			var load loadError
-			switch {
-			case err == nil:
-				return v, nil
-			case errors.As(err, &load):
-				return nil, load.error
-			case ctx.Err() != nil:
-				return nil, ctx.Err()
-			default:
-				return nil, Permanent(templateError(path, err))
+			if err != nil {
+				return nil, renderError(ctx, path, err)
 			}
+			return v, nil
 		})
 		if err != nil {
 			return nil, err
 		}
 	}
 	return out, nil
+}
+
+// renderError says what an error of rendering means. Slowness may be the machine's, or that of a process that was frozen
+// meanwhile: it is worth another attempt.
+func renderError(ctx context.Context, path string, err error) error {
+	var load loadError
+	switch {
+	case errors.As(err, &load):
+		return load.error
+	case ctx.Err() != nil:
+		return ctx.Err()
+	case errors.Is(err, errTooSlow):
+		return templateError(path, err)
+	default:
+		return Permanent(templateError(path, err))
+	}
 }
 
 // RenderString renders one template, as Render does a parameter of that name.

@@ -222,13 +222,35 @@ func TestRenderErrors(t *testing.T) {
 			if err == nil || !strings.Contains(err.Error(), tc.want) && !strings.Contains(err.Error(), "rendering takes longer") {
 				t.Fatalf("got %v, want %q", err, tc.want)
 			}
-			if class, _ := Classify(err); class != ClassPermanent {
-				t.Errorf("class %v, want permanent", class)
+			want := ClassPermanent
+			if errors.Is(err, errTooSlow) {
+				want = ClassTransient
+			}
+			if class, _ := Classify(err); class != want {
+				t.Errorf("class %v, want %v", class, want)
 			}
 			if strings.Contains(err.Error(), "\n") {
 				t.Errorf("more than one line: %q", err)
 			}
 		})
+	}
+}
+
+// A process that is frozen while it renders has used its time up: that is not the template's fault.
+func TestRenderTooSlow(t *testing.T) {
+	t.Parallel()
+	r := begin(t.Context())
+	r.deadline = time.Now().Add(-time.Hour)
+	template, err := compileTemplate("{{ lead.name }}")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = r.render(&utcFilters, template, leadVars(), false, false)
+	if err = renderError(t.Context(), "body", err); !errors.Is(err, errTooSlow) || !strings.Contains(err.Error(), `"body"`) {
+		t.Errorf("got %v, want %v with the parameter's name", err, errTooSlow)
+	}
+	if class, _ := Classify(err); class != ClassTransient {
+		t.Errorf("class %v, want transient", class)
 	}
 }
 
