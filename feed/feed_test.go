@@ -1031,6 +1031,41 @@ func TestRecreate(t *testing.T) {
 	}
 }
 
+// TestFailoverSlot: standbys may keep a copy of the slot, also of one that was made
+// when they couldn't.
+func TestFailoverSlot(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	if one[int](w, `SELECT current_setting('server_version_num')::integer`) < 170000 {
+		t.Skip("failover slots came with Postgres 17")
+	}
+	failover := func() bool {
+		return one[bool](w, `SELECT failover FROM pg_replication_slots WHERE slot_name = $1`, w.slot)
+	}
+	r := w.start().state(feed.StateStreaming)
+	if !failover() {
+		t.Error("the slot is none")
+	}
+	r.stop()
+	cfg, err := pgconn.ParseConfig(w.db.URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg.RuntimeParams["replication"] = "database"
+	conn, err := pgconn.ConnectConfig(context.Background(), cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close(context.Background())
+	if _, err := conn.Exec(context.Background(), "ALTER_REPLICATION_SLOT "+w.slot+" (FAILOVER false)").ReadAll(); err != nil {
+		t.Fatal(err)
+	}
+	w.start().state(feed.StateStreaming)
+	if !failover() {
+		t.Error("the slot did not become one")
+	}
+}
+
 func TestPermission(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)

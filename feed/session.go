@@ -43,7 +43,11 @@ type session struct {
 	lastSent  atomic.Int64
 	progress  atomic.Bool // something was applied
 
-	guarded bool // the standbys must have a checkpoint before it is confirmed
+	copied bool // standbys may have a copy of the slot, and of the checkpoint
+
+	// Applier's own.
+	guarded bool // they must have a checkpoint before it is confirmed
+	looked  time.Time
 
 	began       time.Time
 	statusEvery time.Duration
@@ -92,7 +96,7 @@ func (f *Feed) session(ctx context.Context) (progressed bool, err error) {
 		return false, err
 	}
 	f.allowFailover(ctx, conn, srv, slot)
-	guarded, err := f.guarded(ctx, conn, srv, cp)
+	copied, err := f.copied(ctx, conn, srv, cp)
 	if err != nil {
 		return false, err
 	}
@@ -135,8 +139,8 @@ func (f *Feed) session(ctx context.Context) (progressed bool, err error) {
 		stopped:     make(chan struct{}),
 		relations:   make(map[uint32]*layout),
 	}
-	if s.guarded = guarded; guarded {
-		s.tracker = NewTracker(cp.Position, slot.confirmed)
+	if s.copied = copied; copied {
+		s.tracker = NewTracker(cp.Position, slot.confirmed) // until the standbys were looked at
 	}
 	s.txn.limit, s.txn.dir = f.cfg.MaxTransactionBytes, f.cfg.SpillDir
 	s.txn.opened = s.spills.add
@@ -250,10 +254,8 @@ func (s *session) wake(at time.Time) { _ = s.net.SetReadDeadline(at) }
 func (s *session) apply(ctx context.Context) {
 	defer close(s.done)
 	defer s.stop()
-	if s.guarded {
-		if s.applyErr = s.standbys(ctx, s.skipTo); s.applyErr != nil {
-			return
-		}
+	if s.applyErr = s.checkpointed(ctx, s.skipTo); s.applyErr != nil {
+		return
 	}
 	var commits []*change.Commit
 	for {
@@ -277,14 +279,8 @@ func (s *session) apply(ctx context.Context) {
 			return
 		}
 		s.f.cfg.Store.advanced(idle)
-		if s.guarded {
-			if s.applyErr = s.standbys(ctx, idle); s.applyErr != nil {
-				return
-			}
-		} else {
-			s.mu.Lock()
-			s.tracker.Applied(idle, 0)
-			s.mu.Unlock()
+		if s.applyErr = s.checkpointed(ctx, idle); s.applyErr != nil {
+			return
 		}
 		changes := 0
 		for _, c := range commits {
@@ -316,6 +312,18 @@ func (s *session) due() {
 	}
 }
 
+// checkpointed says that the checkpoint at a position was committed. Now and then it
+// looks whether standbys are named that must have it first.
+func (s *session) checkpointed(ctx context.Context, at change.EndLSN) error {
+	if s.copied && (s.guarded || time.Since(s.looked) > 10*time.Second) {
+		return s.standbys(ctx, at)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.tracker.Applied(at, 0)
+	return nil
+}
+
 // standbys looks how far the standbys have the log, and so the checkpoints, of which
 // the one at applied was just committed, if it isn't 0.
 func (s *session) standbys(ctx context.Context, applied change.EndLSN) error {
@@ -333,6 +341,7 @@ func (s *session) standbys(ctx context.Context, applied change.EndLSN) error {
 			return err
 		}
 	}
+	s.guarded, s.looked = there != "", time.Now()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	before := s.tracker.Confirmable()

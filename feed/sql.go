@@ -87,13 +87,11 @@ JOIN pg_publication p ON p.oid = r.prpubid
 WHERE p.pubname = %s AND (r.prqual IS NOT NULL OR r.prattrs IS NOT NULL)
 ORDER BY 1`
 
-	// Postgres 17 and later. The second is only sent when the first gives true.
-	sqlGuarded = `
-SELECT current_setting('synchronized_standby_slots') <> '' AND to_regclass('pgautomate.feed_checkpoints') IS NOT NULL`
+	// Is the checkpoint kept in this database?
 	sqlKept = `
 SELECT EXISTS (
     SELECT FROM pgautomate.feed_checkpoints
-    WHERE slot_name = %s AND generation = %d AND system_identifier = %s AND updated_at = %s)`
+    WHERE slot_name = %s AND generation = %d AND system_identifier = %s)`
 
 	// Held by the connection that makes or takes over a slot.
 	sqlLock   = `SELECT pg_try_advisory_lock(hashtextextended('pgautomate feed ' || %s, 0))`

@@ -363,19 +363,18 @@ func (f *Feed) allowFailover(ctx context.Context, conn *pgconn.PgConn, s server,
 	}
 }
 
-// guarded says whether standbys are named that must not fall behind the slot, and
-// whether the checkpoint is in the same database, so that it fails over with it.
-// Then they must have a checkpoint before its position is confirmed (see Tracker).
-func (f *Feed) guarded(ctx context.Context, conn *pgconn.PgConn, s server, cp Checkpoint) (bool, error) {
+// copied says whether standbys may have a copy of the slot, and will have one of the
+// checkpoint: it is in the same database. Then it matters how far they have it
+// before a position is confirmed (see Tracker).
+func (f *Feed) copied(ctx context.Context, conn *pgconn.PgConn, s server, cp Checkpoint) (bool, error) {
 	if s.version < failoverSince {
 		return false, nil
 	}
-	row, err := queryRow(ctx, conn, sqlGuarded)
+	row, err := queryRow(ctx, conn, sqlHasTable)
 	if err != nil || row[0] != "t" {
 		return false, err
 	}
-	row, err = queryRow(ctx, conn, fmt.Sprintf(sqlKept, quoteLiteral(f.cfg.Slot), cp.Generation, quoteLiteral(cp.SystemIdentifier),
-		quoteLiteral(cp.UpdatedAt.UTC().Format("2006-01-02 15:04:05.999999Z07:00"))))
+	row, err = queryRow(ctx, conn, fmt.Sprintf(sqlKept, quoteLiteral(f.cfg.Slot), cp.Generation, quoteLiteral(cp.SystemIdentifier)))
 	return err == nil && row[0] == "t", err
 }
 
