@@ -99,15 +99,6 @@ func (w *world) engine(env ...string) *process {
 	return p
 }
 
-func (p *process) ended() bool {
-	select {
-	case <-p.done:
-		return true
-	default:
-		return false
-	}
-}
-
 // aWhile is FAULT_SECONDS, or 5 s.
 func aWhile() time.Duration {
 	seconds := 5.0
@@ -378,7 +369,7 @@ func (w *world) freeze() {
 }
 
 // hold takes locks in a session of its own until the returned function is called.
-func (w *world) hold(sql string, args ...any) (release func()) {
+func (w *world) hold(sql string) (release func()) {
 	w.t.Helper()
 	ctx := context.Background()
 	conn, err := pgx.Connect(ctx, w.db.URL)
@@ -386,7 +377,7 @@ func (w *world) hold(sql string, args ...any) (release func()) {
 		_, err = conn.Exec(ctx, `BEGIN`)
 	}
 	if err == nil {
-		_, err = conn.Exec(ctx, sql, args...)
+		_, err = conn.Exec(ctx, sql)
 	}
 	if err != nil {
 		w.t.Fatalf("%s: %v", sql, err)

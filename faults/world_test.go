@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"sync"
 	"syscall"
@@ -201,11 +202,25 @@ func (w *world) command(env []string, args ...string) *process {
 	p.cmd.Env = append(append(p.cmd.Env, "DATABASE_URL="+w.db.URL), env...)
 	p.cmd.Stdout, p.cmd.Stderr = &p.stdout, &p.stderr
 	p.cmd.SysProcAttr = child()
-	if err := p.cmd.Start(); err != nil {
+	started := make(chan error)
+	go func() {
+		// Never unlocked: to its child, the end of the thread is the parent's death. Without a thread of its own the
+		// child would die with whatever else ends that one, such as a server's keeper.
+		runtime.LockOSThread()
+		err := p.cmd.Start()
+		started <- err
+		if err == nil {
+			_ = p.cmd.Wait()
+			close(p.done)
+		}
+	}()
+	if err := <-started; err != nil {
 		w.t.Fatal(err)
 	}
-	go func() { _ = p.cmd.Wait(); close(p.done) }()
 	w.t.Cleanup(func() {
+		if w.t.Failed() && p.ended() {
+			w.t.Logf("pgautomate %s (%d): %v", strings.Join(args, " "), p.cmd.Process.Pid, p.cmd.ProcessState)
+		}
 		p.kill()
 		if w.t.Failed() {
 			w.t.Logf("pgautomate %s (%d) printed\n%s%s", strings.Join(args, " "), p.cmd.Process.Pid, &p.stdout, tail(p.stderr.String(), 4000))
@@ -227,6 +242,15 @@ func (w *world) run(args ...string) *process {
 	p := w.command(nil, append([]string{"run", "--listen", freeAddress(w.t)}, args...)...)
 	p.awaitReady()
 	return p
+}
+
+func (p *process) ended() bool {
+	select {
+	case <-p.done:
+		return true
+	default:
+		return false
+	}
 }
 
 // kill is kill -9.
