@@ -84,6 +84,9 @@ func (m *Metrics) Fired(objectType string, n int) {
 	m.firings.WithLabelValues(objectType).Add(float64(n))
 }
 
+// RelatedFetched implements firing.Observer.
+func (m *Metrics) RelatedFetched() { m.related.Inc() }
+
 // Matched counts what matching did.
 func (m *Metrics) Matched(c trigger.Counters) {
 	m.candidates.Add(float64(c.Candidates))

@@ -397,7 +397,7 @@ func (e *Engine) feedConfig() feed.Config {
 	slot := e.slotName()
 	checkpoints := feed.NewCheckpoints(e.feedPool, slot)
 	e.matcher = firing.New(firing.Config{
-		Pool: e.feedPool, River: e.river, Catalog: e.catalog, Checkpoints: checkpoints, Logger: e.logger,
+		Pool: e.feedPool, Source: e.feedPool, River: e.river, Catalog: e.catalog, Checkpoints: checkpoints, Logger: e.logger,
 		Observer: e.metrics, MaxDepth: e.cfg.MaxDepth,
 	})
 	return feed.Config{

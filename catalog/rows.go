@@ -55,6 +55,30 @@ func (c *Catalog) Row(ctx context.Context, q Querier, objectType, id string) (ma
 	return decode(raw)
 }
 
+// Documents reads objects of one type as JSON, by their ids; those that are not
+// there (any more) are left out.
+func (c *Catalog) Documents(ctx context.Context, q Querier, objectType string, ids []string) (map[string]json.RawMessage, error) {
+	found := make(map[string]json.RawMessage, len(ids))
+	t := c.Type(objectType)
+	if t == nil || t.Column(t.ID) == nil {
+		return found, nil
+	}
+	rows, err := q.Query(ctx, fmt.Sprintf("SELECT t.%[1]s::text, to_jsonb(t) FROM %[2]s t WHERE t.%[1]s = ANY (($1::text[])::%[3]s[])", ident(t.ID), t.Quoted, t.Column(t.ID).TypeName), ids)
+	if err != nil {
+		return nil, rowError(objectType, err)
+	}
+	var id string
+	var document json.RawMessage
+	_, err = pgx.ForEachRow(rows, []any{&id, &document}, func() error {
+		found[id] = slices.Clone(document)
+		return nil
+	})
+	if err != nil {
+		return nil, rowError(objectType, err)
+	}
+	return found, nil
+}
+
 func decode(raw []byte) (map[string]any, error) {
 	var row map[string]any
 	d := json.NewDecoder(strings.NewReader(string(raw)))

@@ -43,6 +43,9 @@ type batch struct {
 
 	locations map[string]*time.Location // of organizations whose triggers came
 
+	across []trigger.RelatedFiring
+	again  []string // types that the mirror must read again
+
 	quiet  int // changes since the clock was last looked at
 	spoken time.Time
 }
@@ -73,7 +76,7 @@ type row struct {
 	changed              []string
 	data, previous       []byte
 	commit               *change.Commit
-	cause                []byte
+	cause, related       []byte
 	depth                int
 }
 
@@ -97,6 +100,7 @@ func (b *batch) commit(ctx context.Context, c *change.Commit) error {
 		}
 	}
 	kept := 0
+	across := b.mirrors.store != nil && !suppressed
 	var gone goneIDs
 	var definitions []*change.Change
 	// A commit may be larger than memory: nothing here may grow with it. What is
@@ -115,6 +119,11 @@ func (b *batch) commit(ctx context.Context, c *change.Commit) error {
 		if err := b.runs(ctx, ch, &gone); err != nil {
 			return err
 		}
+		if across {
+			if err := b.consider(ctx, c, ch); err != nil {
+				return err
+			}
+		}
 		if ch.After == nil {
 			return nil
 		}
@@ -126,6 +135,11 @@ func (b *batch) commit(ctx context.Context, c *change.Commit) error {
 	})
 	if err != nil {
 		return err
+	}
+	if b.mirrors.store != nil {
+		if err := b.settle(ctx, c, cause, causeJSON, depth); err != nil {
+			return err
+		}
 	}
 	b.carriers = append(b.carriers, gone.carriers()...)
 	if kept > 0 {
@@ -163,64 +177,69 @@ func (b *batch) match(ctx context.Context, c *change.Commit, ch *change.Change, 
 	}
 	matched, counters, err := b.set.Match(b.matched[:0], ch)
 	b.matched = matched[:0]
-	b.counters.Add(counters)
+	b.count(c, ch.Object.Type, counters)
 	if err != nil {
 		b.notes.add(c, "undecodable", 1, map[string]any{"table": ch.Object.String(), "object_id": strings.Clone(ch.ID), "problem": err.Error()})
 		return nil //nolint:nilerr // a poison change is noted and passed over
-	}
-	for _, p := range b.set.TakePoisoned() {
-		b.poisoned[p.TriggerID] = p.Version
-		b.notes.add(c, "poisoned", 1, map[string]any{"trigger_id": p.TriggerID, "problem": p.Err.Error()})
-		b.marker.mark(p.TriggerID, p.Version, "invalid", "its evaluation failed, it is switched off until it is saved again: "+p.Err.Error())
-	}
-	if counters.TypeMismatch > 0 {
-		b.notes.sum(c, "type_mismatch", int(counters.TypeMismatch), ch.Object.Type)
-	}
-	if counters.Indeterminate > 0 {
-		b.notes.sum(c, "indeterminate", int(counters.Indeterminate), ch.Object.Type)
 	}
 	if len(matched) == 0 {
 		return nil
 	}
 	if depth > b.MaxDepth {
 		for _, f := range matched {
-			if err := b.loop(ctx, c, f, ch, cause); err != nil {
+			if err := b.loop(ctx, c, f, ch.Object.Type, ch.ID, cause); err != nil {
 				return err
 			}
 		}
 		return nil
 	}
-	data, err := b.documents.document(ch.Relation, ch.After)
+	r, err := b.row(c, ch, causeJSON, depth)
 	if err != nil {
-		return fmt.Errorf("row of %s: %w", ch.Object, err)
+		return err
 	}
-	previous, err := b.documents.document(ch.BeforeRelation, ch.Before)
-	if err != nil {
-		return fmt.Errorf("row of %s: %w", ch.Object, err)
-	}
-	changed, err := changedFields(ch)
-	if err != nil {
-		return fmt.Errorf("row of %s: %w", ch.Object, err)
-	}
-	objectID := strings.Clone(ch.ID)
+	var event any
 	for _, f := range matched {
-		r := row{
-			Firing: f, objectType: ch.Object.Type, objectID: objectID, changed: changed, data: data, previous: previous,
-			commit: c, cause: causeJSON, depth: depth,
+		if f.Filter != nil {
+			if event == nil {
+				if event, err = eventOf(&r, f.Created, f.Organization); err != nil {
+					return err
+				}
+			}
+			if !f.Filter.Holds(event) {
+				continue
+			}
 		}
+		r := r
+		r.Firing = f
 		if f.Created {
 			r.changed, r.previous = []string{}, nil
 		}
 		b.firings = append(b.firings, r)
 	}
-	if b.size += len(data) + len(previous); b.size >= flushBytes {
+	if b.size += len(r.data) + len(r.previous); b.size >= flushBytes {
 		return b.write(ctx, 1)
 	}
 	return b.write(ctx, flushAt)
 }
 
+// row gives what the audit keeps of a change.
+func (b *batch) row(c *change.Commit, ch *change.Change, causeJSON []byte, depth int) (r row, err error) {
+	failed := func(err error) (row, error) { return r, fmt.Errorf("row of %s: %w", ch.Object, err) }
+	r = row{objectType: ch.Object.Type, objectID: strings.Clone(ch.ID), commit: c, cause: causeJSON, depth: depth}
+	if r.data, err = b.documents.document(ch.Relation, ch.After); err != nil {
+		return failed(err)
+	}
+	if r.previous, err = b.documents.document(ch.BeforeRelation, ch.Before); err != nil {
+		return failed(err)
+	}
+	if r.changed, err = changedFields(ch); err != nil {
+		return failed(err)
+	}
+	return r, nil
+}
+
 // loop notes a firing that the cap stopped, with the chain that led to it.
-func (b *batch) loop(ctx context.Context, c *change.Commit, f trigger.Firing, ch *change.Change, cause *jobs.Cause) error {
+func (b *batch) loop(ctx context.Context, c *change.Commit, f trigger.Firing, objectType, objectID string, cause *jobs.Cause) error {
 	name, known := b.names[f.TriggerID]
 	if !known {
 		err := b.tx.QueryRow(ctx, "SELECT name FROM pgautomate.trigger_versions WHERE trigger_id = $1 AND version = $2", f.TriggerID, f.Version).Scan(&name)
@@ -234,7 +253,7 @@ func (b *batch) loop(ctx context.Context, c *change.Commit, f trigger.Firing, ch
 	}
 	chain := append(slices.Clone(cause.Chain), ChainName(f.TriggerID, name))
 	b.notes.add(c, "loop_suppressed", 1, map[string]any{
-		"trigger_id": f.TriggerID, "object_type": ch.Object.Type, "object_id": strings.Clone(ch.ID), "depth": cause.Depth, "chain": chain,
+		"trigger_id": f.TriggerID, "object_type": objectType, "object_id": strings.Clone(objectID), "depth": cause.Depth, "chain": chain,
 	})
 	return nil
 }
@@ -345,6 +364,7 @@ func (b *batch) definitions(ctx context.Context, c *change.Commit, changes []*ch
 		versions.TriggerIds, versions.Versions = append(versions.TriggerIds, d.id), append(versions.Versions, d.version)
 		versions.OrganizationIds, versions.Names = append(versions.OrganizationIds, d.organization), append(versions.Names, d.name)
 		versions.ObjectTypes, versions.Queries = append(versions.ObjectTypes, d.objectType), append(versions.Queries, d.query)
+		versions.BeforeQueries, versions.ExtraFilters = append(versions.BeforeQueries, string(d.beforeQuery)), append(versions.ExtraFilters, string(d.extraFilter))
 		versions.ActionTypes, versions.ActionParams = append(versions.ActionTypes, d.actionType), append(versions.ActionParams, d.actionParams)
 		versions.ValidFroms = append(versions.ValidFroms, c.LSN.String())
 		if d.location, err = b.location(ctx, d.organization); err != nil {
@@ -431,6 +451,10 @@ func parseDefinition(ch *change.Change) (definition, error) {
 			d.objectType = text
 		case "query":
 			d.query = json.RawMessage(text)
+		case "before_query":
+			d.beforeQuery = json.RawMessage(text)
+		case "extra_filter":
+			d.extraFilter = json.RawMessage(text)
 		case "action_type":
 			d.actionType = text
 		case "action_params":
@@ -457,7 +481,7 @@ func (b *batch) write(ctx context.Context, least int) error {
 	}
 	_, err = b.tx.CopyFrom(ctx, pgx.Identifier{"pgautomate", "trigger_firings"}, []string{
 		"id", "trigger_id", "trigger_version", "organization_id", "object_type", "object_id", "action", "changed_fields",
-		"data", "previous_data", "commit_lsn", "committed_at", "fired_at", "cause", "depth",
+		"data", "previous_data", "commit_lsn", "committed_at", "fired_at", "cause", "depth", "related",
 	}, pgx.CopyFromSlice(n, func(i int) ([]any, error) {
 		f := &b.firings[i]
 		action := "updated"
@@ -466,7 +490,7 @@ func (b *batch) write(ctx context.Context, least int) error {
 		}
 		return []any{
 			ids[i], f.TriggerID, f.Version, f.Organization, f.objectType, f.objectID, action, f.changed,
-			json.RawMessage(f.data), orNull(f.previous), copyLSN(f.commit.LSN), f.commit.Time, time.Now(), orNull(f.cause), f.depth,
+			json.RawMessage(f.data), orNull(f.previous), copyLSN(f.commit.LSN), f.commit.Time, time.Now(), orNull(f.cause), f.depth, orNull(f.related),
 		}, nil
 	}))
 	if err != nil {

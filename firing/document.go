@@ -6,6 +6,7 @@ package firing
 import (
 	"bytes"
 	"encoding/json"
+	"fmt"
 
 	"github.com/jackc/pgx/v5/pgtype"
 
@@ -145,4 +146,42 @@ func changedFields(ch *change.Change) ([]string, error) {
 		}
 	}
 	return changed, nil
+}
+
+// eventOf gives a change as the document that filters are asked of.
+func eventOf(r *row, created bool, organization string) (any, error) {
+	event := map[string]any{"action": "updated", "object_type": r.objectType, "object_id": r.objectID, "organization_id": organization}
+	data, err := numbered(r.data)
+	if err != nil {
+		return nil, err
+	}
+	event["data"] = data
+	changed, previous := []any{}, map[string]any{}
+	if created {
+		event["action"] = "created"
+	} else {
+		all, err := numbered(r.previous)
+		if err != nil {
+			return nil, err
+		}
+		for _, name := range r.changed {
+			changed = append(changed, name)
+			previous[name] = all[name]
+		}
+	}
+	event["changed_fields"], event["previous_data"] = changed, previous
+	return event, nil
+}
+
+func numbered(document []byte) (map[string]any, error) {
+	if document == nil {
+		return nil, nil
+	}
+	var v map[string]any
+	d := json.NewDecoder(bytes.NewReader(document))
+	d.UseNumber()
+	if err := d.Decode(&v); err != nil {
+		return nil, fmt.Errorf("row as JSON: %w", err)
+	}
+	return v, nil
 }

@@ -54,12 +54,14 @@ const goneAt = 20_000
 type Observer interface {
 	Fired(objectType string, n int)
 	Matched(c trigger.Counters)
+	RelatedFetched()
 	Live(triggers int)
 }
 
 // Config is what a Matcher needs.
 type Config struct {
 	Pool        *pgxpool.Pool // the feed's own
+	Source      *pgxpool.Pool // of the database that is watched
 	River       *river.Client[pgx.Tx]
 	Catalog     *catalog.Catalog
 	Checkpoints *feed.Checkpoints
@@ -67,6 +69,9 @@ type Config struct {
 	Observer    Observer
 	// MaxDepth is the cap of chains; 0 is DefaultMaxDepth.
 	MaxDepth int
+	// MirrorBytes bounds the memory of the rows that triggers across relations are
+	// decided on; 0 is DefaultMirrorBytes.
+	MirrorBytes int64
 }
 
 // Matcher implements feed.Applier and feed.Objects. It belongs to one feed; the
@@ -88,6 +93,10 @@ type Matcher struct {
 	unusable   map[string]string // object types whose rows belong to nobody, and why
 	poisoned   map[int64]int32   // triggers that are off because their evaluation failed, with their versions
 
+	mirrors mirrors
+	rewant  bool // what the triggers want of the mirror may have changed
+	lacks   bool // it lacks something of that
+
 	matched   []trigger.Firing
 	documents documents
 }
@@ -96,6 +105,9 @@ type Matcher struct {
 func New(c Config) *Matcher {
 	if c.MaxDepth == 0 {
 		c.MaxDepth = DefaultMaxDepth
+	}
+	if c.MirrorBytes == 0 {
+		c.MirrorBytes = DefaultMirrorBytes
 	}
 	return &Matcher{
 		Config: c, marker: newMarker(c.Pool, c.Logger), partitions: map[string]struct{}{}, documents: documents{c.Catalog, pgtype.NewMap()},
@@ -151,6 +163,8 @@ func (m *Matcher) Reload(ctx context.Context) error {
 func (m *Matcher) load(ctx context.Context, q *dbq.Queries) error {
 	start := time.Now()
 	m.set = trigger.NewSet()
+	m.set.SetMirror(m.mirrors.store)
+	m.rewant = true
 	m.unusable = map[string]string{}
 	m.layouts = map[*change.Relation]struct{}{}
 	m.identities = map[string]byte{}
@@ -184,7 +198,7 @@ func (m *Matcher) load(ctx context.Context, q *dbq.Queries) error {
 	for _, r := range rows {
 		m.put(definition{
 			id: r.TriggerID, version: r.Version, organization: r.OrganizationID, name: r.Name,
-			objectType: r.ObjectType, query: r.Query, location: locations[r.OrganizationID],
+			objectType: r.ObjectType, query: r.Query, beforeQuery: r.BeforeQuery, extraFilter: r.ExtraFilter, location: locations[r.OrganizationID],
 		})
 	}
 	if err := m.mended(ctx, q); err != nil {
@@ -246,20 +260,32 @@ func (m *Matcher) Apply(ctx context.Context, commits []*change.Commit, position 
 	if err := m.ensurePartitions(ctx, commits); err != nil {
 		return err
 	}
+	again := false
 	err := pgx.BeginFunc(ctx, m.Pool, func(tx pgx.Tx) error {
 		q := dbq.New(tx)
 		// First what may take long without a word and holds no locks.
 		if err := m.current(ctx, q); err != nil {
 			return err
 		}
+		if len(commits) > 0 && !m.mirrored() {
+			return feed.ErrAgain
+		}
 		if err := q.BeEngine(ctx); err != nil {
 			return fmt.Errorf("feed: %w", err)
+		}
+		if m.mirrors.store != nil {
+			m.mirrors.store.Begin()
 		}
 		b := &batch{Matcher: m, tx: tx, q: q, notes: newNotes()}
 		m.pipelines = map[string]bool{}
 		for _, c := range commits {
 			if err := b.commit(ctx, c); err != nil {
 				return err
+			}
+			if len(b.again) > 0 || m.rewant && m.set.Related() && len(m.missing(m.mirrors.at)) > 0 {
+				// A trigger wants more rows than the mirror has: they are read as of here.
+				position, again = c.End, true
+				break
 			}
 		}
 		if err := b.finish(ctx); err != nil {
@@ -269,16 +295,34 @@ func (m *Matcher) Apply(ctx context.Context, commits []*change.Commit, position 
 		failpoint.Hit("apply-before-commit")
 		return err
 	})
+	if errors.Is(err, feed.ErrAgain) {
+		return err // nothing was done yet
+	}
 	if err != nil {
 		// The set may be ahead of the checkpoint now: read it anew.
 		m.loaded = false
 		m.marker.drop()
+		if m.mirrors.store != nil {
+			if bad := m.mirrors.store.Rollback(); bad != nil {
+				m.dropMirror()
+			}
+		}
 		return err
 	}
 	failpoint.Hit("apply-after-commit")
+	if m.mirrors.store != nil {
+		m.mirrors.store.Commit()
+		if m.mirrors.at == m.position {
+			m.mirrors.at = position
+		}
+		m.limitMirror()
+	}
 	m.position = position
 	m.marker.flush()
 	m.observeLive()
+	if again {
+		return feed.ErrAgain
+	}
 	return nil
 }
 
@@ -363,6 +407,7 @@ func (m *Matcher) columns(ctx context.Context, o *change.Object, rel, streamed *
 		return err
 	}
 	m.broken(m.set.SetSchema(schema, streamed))
+	m.rewant = true
 	m.recovered()
 	return nil
 }
@@ -445,15 +490,17 @@ type definition struct {
 	version                                    int32
 	organization, name, objectType, actionType string
 	query, actionParams                        json.RawMessage
+	beforeQuery, extraFilter                   json.RawMessage // nil: none
 	status                                     string
 	location                                   *time.Location // nil is UTC
 }
 
 // put makes a definition live and shows on its row when it can't be.
 func (m *Matcher) put(d definition) {
+	m.rewant = true
 	err := m.set.Put(trigger.Definition{
 		ID: d.id, Version: d.version, Organization: d.organization, Name: d.name, ObjectType: d.objectType,
-		Query: d.query, Location: d.location,
+		Query: d.query, BeforeQuery: d.beforeQuery, ExtraFilter: d.extraFilter, Location: d.location,
 	})
 	if err != nil {
 		text := err.Error()

@@ -5,8 +5,8 @@
 SELECT coalesce((SELECT time_zone FROM pgautomate.organizations WHERE id = @id), 'UTC')::text AS time_zone;
 
 -- name: ApiInsertTrigger :one
-INSERT INTO pgautomate.triggers (organization_id, name, object_type, query, action_type, action_params, status)
-VALUES (@organization_id, @name, @object_type, @query, @action_type, @action_params, @status)
+INSERT INTO pgautomate.triggers (organization_id, name, object_type, query, before_query, extra_filter, action_type, action_params, status)
+VALUES (@organization_id, @name, @object_type, @query, sqlc.narg(before_query), sqlc.narg(extra_filter), @action_type, @action_params, @status)
 RETURNING *;
 
 -- name: ApiGetTrigger :one
@@ -17,7 +17,7 @@ SELECT * FROM pgautomate.triggers
 -- name: ApiUpdateTrigger :one
 -- Only the version that was checked is replaced.
 UPDATE pgautomate.triggers
-   SET name = @name, object_type = @object_type, query = @query,
+   SET name = @name, object_type = @object_type, query = @query, before_query = sqlc.narg(before_query), extra_filter = sqlc.narg(extra_filter),
        action_type = @action_type, action_params = @action_params, status = coalesce(sqlc.narg(status), status)
  WHERE id = @id AND version = @version
 RETURNING *;
@@ -48,7 +48,7 @@ SELECT * FROM pgautomate.triggers
 -- By each partition's unique (trigger_id, object_id, commit_lsn, committed_at):
 -- with an object_id only that object's firings are read.
 SELECT id, trigger_id, trigger_version, organization_id, object_type, object_id, action, changed_fields, data, previous_data,
-       commit_lsn::text AS commit_lsn, committed_at, fired_at, cause, depth
+       commit_lsn::text AS commit_lsn, committed_at, fired_at, cause, depth, related
   FROM pgautomate.trigger_firings
  WHERE trigger_id = @trigger_id
    AND (object_id = sqlc.narg(object_id) OR sqlc.narg(object_id) IS NULL)

@@ -8,8 +8,9 @@ SELECT pgautomate.ensure_firing_partition((@day::text)::date);
 
 -- At the start of a slot's history: all triggers as of its snapshot.
 -- name: AdoptTriggers :exec
-INSERT INTO pgautomate.trigger_versions (trigger_id, version, organization_id, name, object_type, query, action_type, action_params, valid_from)
-SELECT id, version, organization_id, name, object_type, query, action_type, action_params, '0/0'
+INSERT INTO pgautomate.trigger_versions (trigger_id, version, organization_id, name, object_type, query, before_query, extra_filter,
+                                         action_type, action_params, valid_from)
+SELECT id, version, organization_id, name, object_type, query, before_query, extra_filter, action_type, action_params, '0/0'
   FROM pgautomate.triggers
 ON CONFLICT (trigger_id, version) DO NOTHING;
 
@@ -21,9 +22,11 @@ INSERT INTO pgautomate.live_triggers (trigger_id, version)
 SELECT id, version FROM pgautomate.triggers WHERE status <> 'paused';
 
 -- name: PutTriggerVersions :exec
-INSERT INTO pgautomate.trigger_versions (trigger_id, version, organization_id, name, object_type, query, action_type, action_params, valid_from)
+INSERT INTO pgautomate.trigger_versions (trigger_id, version, organization_id, name, object_type, query, before_query, extra_filter,
+                                         action_type, action_params, valid_from)
 SELECT unnest(@trigger_ids::bigint[]), unnest(@versions::integer[]), unnest(@organization_ids::text[]), unnest(@names::text[]),
-       unnest(@object_types::text[]), unnest(@queries::jsonb[]), unnest(@action_types::text[]), unnest(@action_params::jsonb[]),
+       unnest(@object_types::text[]), unnest(@queries::jsonb[]), nullif(unnest(@before_queries::text[]), '')::jsonb,
+       nullif(unnest(@extra_filters::text[]), '')::jsonb, unnest(@action_types::text[]), unnest(@action_params::jsonb[]),
        unnest(@valid_froms::text[])::pg_lsn
 ON CONFLICT (trigger_id, version) DO NOTHING;
 
@@ -36,7 +39,7 @@ ON CONFLICT (trigger_id) DO UPDATE SET version = excluded.version;
 DELETE FROM pgautomate.live_triggers WHERE trigger_id = ANY (@trigger_ids::bigint[]);
 
 -- name: LiveTriggers :many
-SELECT v.trigger_id, v.version, v.organization_id, v.name, v.object_type, v.query
+SELECT v.trigger_id, v.version, v.organization_id, v.name, v.object_type, v.query, v.before_query, v.extra_filter
   FROM pgautomate.live_triggers l
   JOIN pgautomate.trigger_versions v ON v.trigger_id = l.trigger_id AND v.version = l.version;
 

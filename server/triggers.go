@@ -25,6 +25,8 @@ type Trigger struct {
 	Name           string          `json:"name"`
 	ObjectType     string          `json:"object_type"`
 	Query          json.RawMessage `json:"query"`
+	BeforeQuery    json.RawMessage `json:"before_query" doc:"What the object must have met before the commit; null: nothing."`
+	ExtraFilter    json.RawMessage `json:"extra_filter" doc:"What must have happened to it; null: that it began to match."`
 	ActionType     string          `json:"action_type"`
 	ActionParams   json.RawMessage `json:"action_params"`
 	Status         string          `json:"status" enum:"active,paused,invalid,degraded"`
@@ -36,7 +38,7 @@ type Trigger struct {
 
 func showTrigger(t *dbq.PgautomateTrigger) Trigger {
 	return Trigger{
-		strconv.FormatInt(t.ID, 10), t.OrganizationID, t.Name, t.ObjectType, t.Query, t.ActionType, t.ActionParams,
+		strconv.FormatInt(t.ID, 10), t.OrganizationID, t.Name, t.ObjectType, t.Query, t.BeforeQuery, t.ExtraFilter, t.ActionType, t.ActionParams,
 		t.Status, t.Error, t.Version, t.CreatedAt, t.UpdatedAt,
 	}
 }
@@ -58,12 +60,13 @@ type Firing struct {
 	FiredAt        time.Time       `json:"fired_at"`
 	Cause          json.RawMessage `json:"cause" doc:"The chain of automations that made the change; null for a person's or an app's."`
 	Depth          int32           `json:"depth"`
+	Related        json.RawMessage `json:"related" doc:"The changed object that made this one match; null when it is the object itself."`
 }
 
 func showFiring(f *dbq.ApiListFiringsRow) Firing {
 	return Firing{
 		strconv.FormatInt(f.ID, 10), strconv.FormatInt(f.TriggerID, 10), f.TriggerVersion, f.OrganizationID, f.ObjectType, f.ObjectID,
-		f.Action, f.ChangedFields, f.Data, f.PreviousData, f.CommitLsn, f.CommittedAt, f.FiredAt, f.Cause, f.Depth,
+		f.Action, f.ChangedFields, f.Data, f.PreviousData, f.CommitLsn, f.CommittedAt, f.FiredAt, f.Cause, f.Depth, f.Related,
 	}
 }
 
@@ -78,6 +81,8 @@ func (s *Server) registerTriggers() { //nolint:cyclop // a list of routes
 			Name           string          `json:"name" minLength:"1" maxLength:"500"`
 			ObjectType     string          `json:"object_type" minLength:"1" maxLength:"200" doc:"A watched object type."`
 			Query          json.RawMessage `json:"query" doc:"Fires when the object did not match before a commit and matches after it."`
+			BeforeQuery    json.RawMessage `json:"before_query,omitempty" doc:"A query that the object must have met before the commit: from A to B."`
+			ExtraFilter    json.RawMessage `json:"extra_filter,omitempty" doc:"A filter on the change itself, e.g. that a field changed. Then the trigger fires for each such change after which the query holds."`
 			ActionType     string          `json:"action_type" minLength:"1" maxLength:"200"`
 			ActionParams   json.RawMessage `json:"action_params,omitempty"`
 			Status         string          `json:"status,omitempty" enum:"active,paused" default:"active"`
@@ -95,11 +100,11 @@ func (s *Server) registerTriggers() { //nolint:cyclop // a list of routes
 		if isNull(b.ActionParams) {
 			b.ActionParams = json.RawMessage("{}")
 		}
-		if err := s.checkTrigger(ctx, org, b.ObjectType, b.Query, b.ActionType, b.ActionParams); err != nil {
+		if err := s.checkTrigger(ctx, org, b.ObjectType, &definition{b.Query, b.BeforeQuery, b.ExtraFilter}, b.ActionType, b.ActionParams); err != nil {
 			return nil, err
 		}
 		row, err := s.q.ApiInsertTrigger(ctx, dbq.ApiInsertTriggerParams{
-			OrganizationID: org, Name: b.Name, ObjectType: b.ObjectType, Query: b.Query,
+			OrganizationID: org, Name: b.Name, ObjectType: b.ObjectType, Query: b.Query, BeforeQuery: b.BeforeQuery, ExtraFilter: b.ExtraFilter,
 			ActionType: b.ActionType, ActionParams: b.ActionParams, Status: b.Status,
 		})
 		if err != nil {
@@ -165,6 +170,8 @@ func (s *Server) registerTriggers() { //nolint:cyclop // a list of routes
 			Name         *string         `json:"name,omitempty" minLength:"1" maxLength:"500"`
 			ObjectType   *string         `json:"object_type,omitempty" minLength:"1" maxLength:"200"`
 			Query        json.RawMessage `json:"query,omitempty"`
+			BeforeQuery  json.RawMessage `json:"before_query,omitempty" doc:"null: none."`
+			ExtraFilter  json.RawMessage `json:"extra_filter,omitempty" doc:"null: none."`
 			ActionType   *string         `json:"action_type,omitempty" minLength:"1" maxLength:"200"`
 			ActionParams json.RawMessage `json:"action_params,omitempty"`
 			Status       *string         `json:"status,omitempty" enum:"active,paused"`
@@ -182,21 +189,23 @@ func (s *Server) registerTriggers() { //nolint:cyclop // a list of routes
 		set(&row.Name, b.Name)
 		set(&row.ObjectType, b.ObjectType)
 		set(&row.ActionType, b.ActionType)
-		if b.Query != nil {
-			row.Query = b.Query
+		for _, part := range [...]struct{ to, from *json.RawMessage }{{&row.Query, &b.Query}, {&row.BeforeQuery, &b.BeforeQuery}, {&row.ExtraFilter, &b.ExtraFilter}} {
+			if *part.from != nil {
+				*part.to = *part.from
+			}
 		}
 		if !isNull(b.ActionParams) {
 			row.ActionParams = b.ActionParams
 		}
 		// Pausing must be possible whatever else is wrong with a trigger.
-		if b.ObjectType != nil || b.Query != nil || b.ActionType != nil || b.ActionParams != nil {
-			err := s.checkTrigger(ctx, row.OrganizationID, row.ObjectType, row.Query, row.ActionType, row.ActionParams)
+		if b.ObjectType != nil || b.Query != nil || b.BeforeQuery != nil || b.ExtraFilter != nil || b.ActionType != nil || b.ActionParams != nil {
+			err := s.checkTrigger(ctx, row.OrganizationID, row.ObjectType, &definition{row.Query, row.BeforeQuery, row.ExtraFilter}, row.ActionType, row.ActionParams)
 			if err != nil {
 				return nil, err
 			}
 		}
 		saved, err := s.q.ApiUpdateTrigger(ctx, dbq.ApiUpdateTriggerParams{
-			ID: row.ID, Version: row.Version, Name: row.Name, ObjectType: row.ObjectType, Query: row.Query,
+			ID: row.ID, Version: row.Version, Name: row.Name, ObjectType: row.ObjectType, Query: row.Query, BeforeQuery: row.BeforeQuery, ExtraFilter: row.ExtraFilter,
 			ActionType: row.ActionType, ActionParams: row.ActionParams, Status: b.Status,
 		})
 		if errors.Is(err, pgx.ErrNoRows) {
@@ -234,8 +243,10 @@ func (s *Server) registerTriggers() { //nolint:cyclop // a list of routes
 		OrgParam
 
 		Body struct {
-			ObjectType string          `json:"object_type" minLength:"1" maxLength:"200"`
-			Query      json.RawMessage `json:"query"`
+			ObjectType  string          `json:"object_type" minLength:"1" maxLength:"200"`
+			Query       json.RawMessage `json:"query"`
+			BeforeQuery json.RawMessage `json:"before_query,omitempty"`
+			ExtraFilter json.RawMessage `json:"extra_filter,omitempty"`
 		}
 	}
 	type validity struct {
@@ -254,7 +265,7 @@ func (s *Server) registerTriggers() { //nolint:cyclop // a list of routes
 			name = *org
 		}
 		var f fields
-		if err := s.checkQuery(ctx, &f, name, in.Body.ObjectType, in.Body.Query); err != nil {
+		if err := s.checkQuery(ctx, &f, name, in.Body.ObjectType, &definition{in.Body.Query, in.Body.BeforeQuery, in.Body.ExtraFilter}); err != nil {
 			return nil, err
 		}
 		if err := f.err(); err != nil {
@@ -312,16 +323,19 @@ func (s *Server) trigger(ctx context.Context, o *OrgParam, id string) (*dbq.Pgau
 
 // checkTrigger asks those who know: what is watched, the query language, the
 // action type's handler.
-func (s *Server) checkTrigger(ctx context.Context, org, objectType string, query json.RawMessage, actionType string, params json.RawMessage) error {
+func (s *Server) checkTrigger(ctx context.Context, org, objectType string, d *definition, actionType string, params json.RawMessage) error {
 	var f fields
-	if err := s.checkQuery(ctx, &f, org, objectType, query); err != nil {
+	if err := s.checkQuery(ctx, &f, org, objectType, d); err != nil {
 		return err
 	}
 	s.checkAction(&f, "/action_type", "/action_params", actionType, params)
 	return f.err()
 }
 
-func (s *Server) checkQuery(ctx context.Context, f *fields, org, objectType string, query json.RawMessage) error {
+// definition is what a trigger fires on.
+type definition struct{ query, before, filter json.RawMessage }
+
+func (s *Server) checkQuery(ctx context.Context, f *fields, org, objectType string, d *definition) error {
 	schemas, err := s.objects.Schemas(ctx)
 	if err != nil {
 		return fmt.Errorf("schemas: %w", err)
@@ -351,7 +365,18 @@ func (s *Server) checkQuery(ctx context.Context, f *fields, org, objectType stri
 	if err != nil {
 		return err
 	}
-	return f.query("", trigger.Check(query, objectType, schemas, where))
+	if err := f.query("", trigger.Check(d.query, objectType, schemas, where)); err != nil {
+		return err
+	}
+	if !isNull(d.before) {
+		if err := f.query("", trigger.CheckBefore(d.before, objectType, schemas, where)); err != nil {
+			return err
+		}
+	}
+	if isNull(d.filter) {
+		return nil
+	}
+	return f.query("", trigger.CheckFilter(d.filter))
 }
 
 func (s *Server) checkAction(f *fields, typePointer, paramsPointer, actionType string, params json.RawMessage) {

@@ -179,7 +179,7 @@ func TestCases(t *testing.T) {
 func TestT11CreatedAndT76Version(t *testing.T) {
 	t.Parallel()
 	s := newLeadSet(t, qs)
-	if f, _ := match(t, s, leadChange(nil, status("C"))); len(f) != 1 || f[0] != (Firing{1, 1, "A", true}) {
+	if f, _ := match(t, s, leadChange(nil, status("C"))); len(f) != 1 || f[0] != (Firing{1, 1, "A", true, nil}) {
 		t.Errorf("insert: %+v", f)
 	}
 	if err := s.Put(Definition{ID: 1, Version: 2, Organization: "A", Query: json.RawMessage(q("lead", fc("status_id", term("C", "L"))))}); err != nil {
@@ -188,7 +188,7 @@ func TestT11CreatedAndT76Version(t *testing.T) {
 	if s.Len() != 1 {
 		t.Errorf("%d triggers after an edit", s.Len())
 	}
-	if f, _ := match(t, s, leadChange(status("Q"), status("L"))); len(f) != 1 || f[0] != (Firing{1, 2, "A", false}) {
+	if f, _ := match(t, s, leadChange(status("Q"), status("L"))); len(f) != 1 || f[0] != (Firing{1, 2, "A", false, nil}) {
 		t.Errorf("edited: %+v", f)
 	}
 	if f, _ := match(t, s, leadChange(status("L"), status("C"))); len(f) != 0 {
@@ -232,7 +232,7 @@ func TestT63T64OrganizationChange(t *testing.T) {
 		}
 		c := leadChange(status(before), status("C"))
 		c.Organization = "B"
-		if f, _ := match(t, s, c); len(f) != 1 || f[0] != (Firing{2, 7, "B", true}) {
+		if f, _ := match(t, s, c); len(f) != 1 || f[0] != (Firing{2, 7, "B", true, nil}) {
 			t.Errorf("from %s: %v", before, f)
 		}
 	}

@@ -271,6 +271,11 @@ type matcher struct {
 
 	reading *fieldValue // being parsed: what a panic is blamed on, before the trigger
 	at      uint32      // trigger being evaluated: what a panic is blamed on otherwise
+
+	// Of evaluation on the mirror: see relations.
+	set          *Set // nil: relations are unknown
+	depth        int
+	organization string
 }
 
 // value gives a field's elements, reading them if this change has not yet.
@@ -459,6 +464,12 @@ func (m *matcher) eval(code string, s *side) (result truth, rest string) {
 		return result, rest
 	}
 	slot, k := uvarint(body)
+	if op&^opNegate == opRelated {
+		if result = m.hasRelated(body[k:], s, uint32(slot)); op&opNegate != 0 {
+			result = result.not()
+		}
+		return result, rest
+	}
 	v := m.value(s, uint32(slot))
 	if v.unknown {
 		return unknown, rest

@@ -28,7 +28,7 @@ const (
 	opBool    // one byte, 0 or 1
 	opNumber  // see hasLow
 	opMoment  // see hasFrom
-	opRelated // see relatedExpr
+	opRelated // its slot is that of this side's column; then uvarints: edge, at least so many; then a node whose slots are fields of the other type
 
 	opNegate = 0x80
 )
@@ -59,8 +59,15 @@ func varint(s string) (int64, string) {
 	return int64(u>>1) ^ -int64(u&1), s[k:]
 }
 
-// appendProgram lays an expression out; slot gives the slot of a field.
-func appendProgram(dst []byte, e *expr, slot func(fieldSpec) uint32) []byte {
+// slots gives the slot of a field, and the edge of a relation with the slots of
+// what is on its other side.
+type slots interface {
+	slot(f fieldSpec) uint32
+	edge(r Relation) (edge uint32, other slots)
+}
+
+// appendProgram lays an expression out.
+func appendProgram(dst []byte, e *expr, in slots) []byte {
 	op := e.op
 	if e.negate {
 		op |= opNegate
@@ -73,14 +80,21 @@ func appendProgram(dst []byte, e *expr, slot func(fieldSpec) uint32) []byte {
 		// The length goes before the rest: make room for it once it is known.
 		start := len(dst)
 		for i := range e.kids {
-			dst = appendProgram(dst, &e.kids[i], slot)
+			dst = appendProgram(dst, &e.kids[i], in)
 		}
 		var length [binary.MaxVarintLen64]byte
 		n := binary.PutUvarint(length[:], uint64(len(dst)-start))
 		return slices.Insert(dst, start, length[:n]...)
 	}
+	if e.op == opRelated {
+		e.spec = fieldSpec{specColumn, e.related.relation.Column}
+		edge, other := in.edge(e.related.relation)
+		e.payload = binary.AppendUvarint(nil, uint64(edge))
+		e.payload = binary.AppendUvarint(e.payload, uint64(e.related.atLeast))
+		e.payload = appendProgram(e.payload, &e.related.query, other)
+	}
 	var head [binary.MaxVarintLen64]byte
-	n := binary.PutUvarint(head[:], uint64(slot(e.spec)))
+	n := binary.PutUvarint(head[:], uint64(in.slot(e.spec)))
 	dst = binary.AppendUvarint(dst, uint64(n+len(e.payload)))
 	dst = append(dst, head[:n]...)
 	return append(dst, e.payload...)
@@ -206,6 +220,13 @@ func appendSource(dst []byte, n *node, in *interner) []byte {
 		dst = binary.AppendUvarint(dst, uint64(in.id(n.objectType)))
 	case nodeID:
 		dst = appendLiterals(dst, []literal{n.id})
+	case nodeHasRelated:
+		r := &n.related
+		for _, name := range [...]string{r.this, r.other, r.field, r.otherField} {
+			dst = binary.AppendUvarint(dst, uint64(in.id(name)))
+		}
+		dst = appendLiterals(dst, []literal{r.least, r.most})
+		dst = appendSource(dst, r.query, in)
 	case nodeField:
 		dst = append(dst, byte(n.field.typ))
 		dst = binary.AppendUvarint(dst, uint64(in.id(n.field.name)))
@@ -302,6 +323,11 @@ func (r *sourceReader) node() *node {
 		n.objectType = r.name()
 	case nodeID:
 		n.id = r.literals()[0]
+	case nodeHasRelated:
+		n.related.this, n.related.other, n.related.field, n.related.otherField = r.name(), r.name(), r.name(), r.name()
+		bounds := r.literals()
+		n.related.least, n.related.most = bounds[0], bounds[1]
+		n.related.query = r.node()
 	case nodeField:
 		n.field.typ = fieldType(r.byte())
 		n.field.name = r.name()

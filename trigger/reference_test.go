@@ -513,7 +513,7 @@ func TestAgreesWithReference(t *testing.T) {
 				}
 				created := before == nil || c.OldOrganization != d.Organization
 				if created || !refHolds(query, before, d.Location) {
-					want = append(want, Firing{id, d.Version, d.Organization, created})
+					want = append(want, Firing{id, d.Version, d.Organization, created, nil})
 				}
 			}
 			got, n, err := s.Match(nil, c)

@@ -19,6 +19,9 @@ type Firing struct {
 	Version      int32
 	Organization string
 	Created      bool // the object did not exist before the commit, or belonged to another organization
+
+	// Filter, if not nil, must hold for the change's event, too.
+	Filter *Filter
 }
 
 // Counters say what one call of Match did.
@@ -27,7 +30,10 @@ type Counters struct {
 	Indeterminate uint64 // verdicts that hung on a value that was not sent: did not fire
 	TypeMismatch  uint64 // conditions that met a value they can't be asked of, e.g. number_range on the JSON string "12": false. In triggers that were evaluated, which a changed value of the wrong type sees to
 	BeforeUnknown uint64 // 1 when the change was left alone because the row before was not sent
-	Poisoned      uint64 // triggers whose evaluation panicked: they are broken now, see TakePoisoned
+	// CrossOrganization counts rows that a relation leads to but that belong to
+	// another organization: they are nobody's related rows.
+	CrossOrganization uint64
+	Poisoned          uint64 // triggers whose evaluation panicked: they are broken now, see TakePoisoned
 }
 
 // Add adds up.
@@ -37,6 +43,7 @@ func (c *Counters) Add(d Counters) {
 	c.TypeMismatch += d.TypeMismatch
 	c.BeforeUnknown += d.BeforeUnknown
 	c.Poisoned += d.Poisoned
+	c.CrossOrganization += d.CrossOrganization
 }
 
 // Broken is a trigger that is known but does not match anything.
@@ -79,6 +86,9 @@ type Set struct {
 	path   path   // of the compiler, used again
 	code   []byte // being laid out
 	poster poster // of the index, used again
+
+	relations relations
+	extras    map[int64]*extra // of triggers that have some
 }
 
 // objectType is what the triggers of one object type share, whatever their organization.
@@ -89,6 +99,7 @@ type objectType struct {
 	fields  []field // every field that a trigger ever referred to
 	fieldID map[fieldSpec]uint32
 	columns []string // referred to by fields
+	plain   []uint32 // see identity
 
 	layouts  map[*change.Relation]*layout
 	lastUsed *layout
@@ -152,6 +163,7 @@ type group struct {
 	typ          *objectType
 	bySlot       map[uint32]uint32 // slots by field, once there are many
 	number       uint32            // index into Set.groups
+	events       []uint32          // triggers with a filter, by number
 	live         uint32            // triggers
 	used         uint32            // numbers given out
 	free         uint32            // a number that is free, plus one; its entry's source has the next
@@ -172,6 +184,14 @@ type entry struct {
 	code    string
 	version int32
 	source  uint32 // where the program ends in code
+}
+
+// hasExtra is set in what follows the program, beside the time zone.
+const hasExtra = 1
+
+func (e *entry) hasExtra() bool {
+	tail, _ := uvarint(e.code[e.source:])
+	return tail&hasExtra != 0
 }
 
 func (e *entry) program() string { return e.code[:e.source] }
@@ -232,9 +252,11 @@ type place struct{ group, number uint32 }
 type brokenTrigger struct {
 	Broken
 
-	raw, source string
-	location    uint16
-	poisoned    bool
+	before, filter string // JSON, see extra
+	raw, source    string
+	location       uint16
+	poisoned       bool
+	across         bool // it looks at other types, too
 }
 
 // NewSet gives a set without triggers.
@@ -336,11 +358,13 @@ func (s *Set) Put(def Definition) error {
 		problems = append(problems, Problem{Code: CodeTooLarge, Message: err.Error()})
 	}
 	b.location = loc
+	b.before, b.filter = present(def.BeforeQuery), present(def.ExtraFilter)
 	if err = s.add(b, root, problems); err != nil {
 		b.Err = err
 		b.Organization = string([]byte(b.Organization))
 		b.ObjectType = string([]byte(b.ObjectType))
 		b.raw = string(def.Query)
+		b.across = mentionsRelated(root)
 		s.broken[def.ID] = b
 	}
 	return err
@@ -350,28 +374,83 @@ func (s *Set) Put(def Definition) error {
 func (s *Set) add(b *brokenTrigger, root *node, problems []Problem) error {
 	t := s.types[b.ObjectType]
 	c := compiler{objectType: b.ObjectType, loc: s.locations[b.location], problems: problems, path: s.path[:0]}
+	c.schemas = s.schema
 	if t != nil {
 		c.schema = t.schema
 	}
 	e := c.compile(root)
 	s.path = c.path
-	if err := newValidationError(c.problems); err != nil {
+	x, before, wrong := s.compileExtra(b)
+	if err := newValidationError(append(c.problems, wrong...)); err != nil {
 		return err
 	}
 
 	g := s.group(t, b.Organization)
-	code := appendProgram(s.code[:0], &e, func(f fieldSpec) uint32 { return g.slot(t.field(f)) })
+	zone := uint64(b.location) << 1
+	if x != nil {
+		zone |= hasExtra
+		if x.beforeJSON != "" {
+			x.before = string(appendProgram(nil, &before, groupSlots{s, g}))
+		}
+		x.lay(g)
+		if s.extras == nil {
+			s.extras = map[int64]*extra{}
+		}
+		s.extras[b.TriggerID] = x
+	}
+	code := appendProgram(s.code[:0], &e, groupSlots{s, g})
 	added := entry{id: b.TriggerID, version: b.Version, source: uint32(len(code))}
-	code = binary.AppendUvarint(code, uint64(b.location))
+	code = binary.AppendUvarint(code, zone)
 	code = appendSource(code, root, &s.names)
 	s.code = code
 	added.code = string(code)
 	number := g.add(added)
 	s.byID[b.TriggerID] = place{g.number, number}
+	if looksAcross(&e) || looksAcross(&before) {
+		s.relate(b.TriggerID, t, g.organization, &e, &before)
+		return nil
+	}
+	if x != nil && x.filter != nil {
+		g.events = append(g.events, number)
+		return nil
+	}
 	for _, p := range s.poster.postings(added.program(), number, len(g.slots)) {
 		g.post(p.slot, p.posting)
 	}
 	return nil
+}
+
+func (s *Set) schema(objectType string) *Schema {
+	if t := s.types[objectType]; t != nil {
+		return t.schema
+	}
+	return nil
+}
+
+// groupSlots are the slots of a group, typeSlots those of evaluation on the
+// mirror: the fields of a type themselves.
+type groupSlots struct {
+	set *Set
+	g   *group
+}
+
+func (in groupSlots) slot(f fieldSpec) uint32 { return in.g.slot(in.g.typ.field(f)) }
+
+func (in groupSlots) edge(r Relation) (uint32, slots) {
+	id, e := in.set.edge(in.g.typ, r)
+	return id, typeSlots{in.set, e.other}
+}
+
+type typeSlots struct {
+	set *Set
+	typ *objectType
+}
+
+func (in typeSlots) slot(f fieldSpec) uint32 { return in.typ.field(f) }
+
+func (in typeSlots) edge(r Relation) (uint32, slots) {
+	id, e := in.set.edge(in.typ, r)
+	return id, typeSlots{in.set, e.other}
 }
 
 func (s *Set) group(t *objectType, organization string) *group {
@@ -502,10 +581,24 @@ func (s *Set) Remove(id int64) {
 	}
 	g := s.groups[at.group]
 	program := g.at(at.number).program()
-	for _, p := range s.poster.postings(program, at.number, len(g.slots)) {
-		g.unpost(p.slot, p.posting)
+	x := s.extras[id]
+	delete(s.extras, id)
+	switch {
+	case s.unrelate(id):
+	case x != nil && x.filter != nil:
+		g.events = slices.DeleteFunc(g.events, func(n uint32) bool { return n == at.number })
+	default:
+		for _, p := range s.poster.postings(program, at.number, len(g.slots)) {
+			g.unpost(p.slot, p.posting)
+		}
 	}
 	programSlots(program, g.release)
+	if x != nil {
+		programSlots(x.before, g.release)
+		for _, slot := range x.needs {
+			g.release(slot)
+		}
+	}
 	s.drop(g, at.number)
 }
 
@@ -532,12 +625,16 @@ func (s *Set) SetSchema(schema Schema, relation *change.Relation) []Broken {
 	if relation != nil {
 		t.layout(relation)
 	}
-	if t.schema != nil && t.schema.Custom == schema.Custom && t.schema.ID == schema.ID && slices.Equal(t.schema.Fields, schema.Fields) {
+	was := t.schema
+	if was != nil && was.Custom == schema.Custom && was.ID == schema.ID && was.Organization == schema.Organization &&
+		slices.Equal(was.Fields, schema.Fields) && slices.Equal(was.Relations, schema.Relations) {
 		return nil
 	}
 	schema.ObjectType = t.name
-	schema.Fields = slices.Clone(schema.Fields)
+	schema.Fields, schema.Relations = slices.Clone(schema.Fields), slices.Clone(schema.Relations)
 	t.schema = &schema
+	// What is decided on the mirror hangs on more than fields.
+	across := was == nil || was.Custom != schema.Custom || was.ID != schema.ID || was.Organization != schema.Organization || !slices.Equal(was.Relations, schema.Relations)
 
 	changed := make(map[uint32]bool)
 	for i := range t.fields {
@@ -546,10 +643,10 @@ func (s *Set) SetSchema(schema Schema, relation *change.Relation) []Broken {
 		}
 	}
 	return s.recompile(t, func(g *group, e *entry) bool {
-		affected := false
+		affected := across && s.relations.triggers[e.id] != nil
 		programSlots(e.program(), func(slot uint32) { affected = affected || changed[g.fields[slot]] })
 		return affected
-	}, len(changed) > 0)
+	}, len(changed) > 0 || across)
 }
 
 // DropSchema forgets an object type that is no longer watched. Its triggers
@@ -565,11 +662,12 @@ func (s *Set) DropSchema(objectType string) []Broken {
 	return s.recompile(t, func(*group, *entry) bool { return true }, true)
 }
 
-// recompile compiles the affected live triggers and all broken ones of a type.
+// recompile compiles the affected live triggers and all broken ones of a type,
+// with those of other types that look at it.
 func (s *Set) recompile(t *objectType, affected func(*group, *entry) bool, live bool) []Broken {
 	var again []*brokenTrigger
 	for id, b := range s.broken {
-		if b.ObjectType == t.name && !b.poisoned {
+		if (b.ObjectType == t.name || b.across) && !b.poisoned {
 			delete(s.broken, id)
 			again = append(again, b)
 		}
@@ -578,16 +676,16 @@ func (s *Set) recompile(t *objectType, affected func(*group, *entry) bool, live 
 	if live {
 		for _, g := range t.groups {
 			g.each(func(e *entry) {
-				if !affected(g, e) {
-					return
+				if affected(g, e) {
+					again = append(again, s.source(g, e))
 				}
-				zone, k := uvarint(e.code[e.source:])
-				again = append(again, &brokenTrigger{
-					Broken:   Broken{TriggerID: e.id, Version: e.version, Organization: g.organization, ObjectType: t.name},
-					source:   e.code[int(e.source)+k:],
-					location: uint16(zone),
-				})
 			})
+		}
+		for id, rt := range s.relations.triggers {
+			if rt.typ != t && slices.Contains(rt.types, t) {
+				at := s.byID[id]
+				again = append(again, s.source(s.groups[at.group], s.groups[at.group].at(at.number)))
+			}
 		}
 		for _, b := range again[before:] {
 			s.Remove(b.TriggerID)
@@ -620,6 +718,21 @@ func (s *Set) recompile(t *objectType, affected func(*group, *entry) bool, live 
 		}
 	}
 	return sorted(broken)
+}
+
+// source gives what is needed to compile a live trigger again.
+func (s *Set) source(g *group, e *entry) *brokenTrigger {
+	zone, k := uvarint(e.code[e.source:])
+	b := &brokenTrigger{
+		Broken:   Broken{TriggerID: e.id, Version: e.version, Organization: g.organization, ObjectType: g.typ.name},
+		source:   e.code[int(e.source)+k:],
+		location: uint16(zone >> 1),
+		across:   s.relations.triggers[e.id] != nil,
+	}
+	if x := s.extras[e.id]; x != nil {
+		b.before, b.filter = x.beforeJSON, x.filterJSON
+	}
+	return b
 }
 
 // Match appends to dst the triggers that fire for a change. The error is not
@@ -663,10 +776,15 @@ func (s *Set) Match(dst []Firing, c *change.Change) (firings []Firing, counters 
 	if err := m.load(t, g, c, created); err != nil {
 		return dst, Counters{}, err
 	}
-	if !created && len(m.changed) == 0 {
+	if !created && len(m.changed) == 0 && len(g.events) == 0 {
 		return dst, Counters{}, nil
 	}
 	for !m.tryProbe(g, created) {
+	}
+	for _, n := range g.events {
+		if s.extras[g.at(n).id].wants(created, m.changed) {
+			m.hit(n)
+		}
 	}
 	firings = dst
 	for done := false; !done; {
@@ -813,10 +931,19 @@ func (s *Set) decide(dst []Firing, g *group, created bool) (firings []Firing, do
 				if after != isFalse && !created {
 					before, _ = m.eval(program, &m.before)
 				}
+				var x *extra
+				if after == isTrue && e.hasExtra() {
+					x = s.extras[e.id]
+					before = m.beforeOf(x, before, created)
+				}
 				switch {
 				case after == isFalse || before == isTrue:
 				case after == isTrue && before == isFalse:
-					firings = append(firings, Firing{TriggerID: e.id, Version: e.version, Organization: g.organization, Created: created})
+					f := Firing{TriggerID: e.id, Version: e.version, Organization: g.organization, Created: created}
+					if x != nil {
+						f.Filter = x.filter
+					}
+					firings = append(firings, f)
 				default:
 					m.counters.Indeterminate++
 				}
@@ -838,7 +965,12 @@ func (s *Set) isolate(g *group, cause any) {
 		return
 	}
 	m.hits.words[m.at/64] &^= 1 << (m.at % 64)
-	e := g.at(m.at)
+	s.poison(g, m.at, cause)
+}
+
+// poison switches a trigger off whose evaluation panicked.
+func (s *Set) poison(g *group, number uint32, cause any) {
+	e := g.at(number)
 	b := &brokenTrigger{
 		Broken: Broken{
 			TriggerID: e.id, Version: e.version, Organization: g.organization, ObjectType: g.typ.name,
@@ -846,9 +978,13 @@ func (s *Set) isolate(g *group, cause any) {
 		},
 		poisoned: true,
 	}
-	m.counters.Poisoned++
-	g.purge(m.at) // its program is not to be relied on, so its slots stay in use
-	s.drop(g, m.at)
+	s.m.counters.Poisoned++
+	if !s.unrelate(e.id) {
+		g.purge(number)
+	}
+	delete(s.extras, e.id)
+	g.events = slices.DeleteFunc(g.events, func(n uint32) bool { return n == number })
+	s.drop(g, number) // its program is not to be relied on, so its slots stay in use
 	s.broken[b.TriggerID] = b
 	s.poisoned = append(s.poisoned, b.Broken)
 }

@@ -119,7 +119,9 @@ type Definition struct {
 	Name         string
 	ObjectType   string // "" takes the type that the query names
 	Query        json.RawMessage
-	Location     *time.Location // the organization's time zone; nil is UTC
+	BeforeQuery  json.RawMessage // what the object must have met before; nil or null: nothing
+	ExtraFilter  json.RawMessage // what must have happened to it, see Filter; nil or null: that it began to match
+	Location     *time.Location  // the organization's time zone; nil is UTC
 }
 
 // Limits of a query. What exceeds them is refused with too_deep or too_large.

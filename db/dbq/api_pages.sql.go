@@ -216,7 +216,7 @@ func (q *Queries) ApiFinishedActions(ctx context.Context) ([]ApiFinishedActionsR
 const apiLatestFirings = `-- name: ApiLatestFirings :many
 SELECT f.id, f.trigger_id, coalesce(t.name, '')::text AS trigger_name, f.organization_id, f.object_type, f.object_id, f.action,
        f.commit_lsn::text AS commit_lsn, f.committed_at, f.fired_at
-  FROM (SELECT id, trigger_id, trigger_version, organization_id, object_type, object_id, action, changed_fields, data, previous_data, commit_lsn, committed_at, fired_at, cause, depth FROM pgautomate.trigger_firings ORDER BY id DESC LIMIT $1) f
+  FROM (SELECT id, trigger_id, trigger_version, organization_id, object_type, object_id, action, changed_fields, data, previous_data, commit_lsn, committed_at, fired_at, cause, depth, related FROM pgautomate.trigger_firings ORDER BY id DESC LIMIT $1) f
   LEFT JOIN pgautomate.triggers t ON t.id = f.trigger_id
  ORDER BY f.id DESC
 `

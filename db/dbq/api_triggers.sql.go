@@ -30,7 +30,7 @@ func (q *Queries) ApiDeleteTrigger(ctx context.Context, arg ApiDeleteTriggerPara
 }
 
 const apiGetTrigger = `-- name: ApiGetTrigger :one
-SELECT id, organization_id, name, object_type, query, action_type, action_params, status, error, version, created_at, updated_at FROM pgautomate.triggers
+SELECT id, organization_id, name, object_type, query, action_type, action_params, status, error, version, created_at, updated_at, before_query, extra_filter FROM pgautomate.triggers
  WHERE id = $1 AND (organization_id = $2 OR $2 IS NULL)
 `
 
@@ -56,14 +56,16 @@ func (q *Queries) ApiGetTrigger(ctx context.Context, arg ApiGetTriggerParams) (P
 		&i.Version,
 		&i.CreatedAt,
 		&i.UpdatedAt,
+		&i.BeforeQuery,
+		&i.ExtraFilter,
 	)
 	return i, err
 }
 
 const apiInsertTrigger = `-- name: ApiInsertTrigger :one
-INSERT INTO pgautomate.triggers (organization_id, name, object_type, query, action_type, action_params, status)
-VALUES ($1, $2, $3, $4, $5, $6, $7)
-RETURNING id, organization_id, name, object_type, query, action_type, action_params, status, error, version, created_at, updated_at
+INSERT INTO pgautomate.triggers (organization_id, name, object_type, query, before_query, extra_filter, action_type, action_params, status)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)
+RETURNING id, organization_id, name, object_type, query, action_type, action_params, status, error, version, created_at, updated_at, before_query, extra_filter
 `
 
 type ApiInsertTriggerParams struct {
@@ -71,6 +73,8 @@ type ApiInsertTriggerParams struct {
 	Name           string
 	ObjectType     string
 	Query          json.RawMessage
+	BeforeQuery    json.RawMessage
+	ExtraFilter    json.RawMessage
 	ActionType     string
 	ActionParams   json.RawMessage
 	Status         string
@@ -82,6 +86,8 @@ func (q *Queries) ApiInsertTrigger(ctx context.Context, arg ApiInsertTriggerPara
 		arg.Name,
 		arg.ObjectType,
 		arg.Query,
+		arg.BeforeQuery,
+		arg.ExtraFilter,
 		arg.ActionType,
 		arg.ActionParams,
 		arg.Status,
@@ -100,12 +106,14 @@ func (q *Queries) ApiInsertTrigger(ctx context.Context, arg ApiInsertTriggerPara
 		&i.Version,
 		&i.CreatedAt,
 		&i.UpdatedAt,
+		&i.BeforeQuery,
+		&i.ExtraFilter,
 	)
 	return i, err
 }
 
 const apiListAllTriggers = `-- name: ApiListAllTriggers :many
-SELECT id, organization_id, name, object_type, query, action_type, action_params, status, error, version, created_at, updated_at FROM pgautomate.triggers
+SELECT id, organization_id, name, object_type, query, action_type, action_params, status, error, version, created_at, updated_at, before_query, extra_filter FROM pgautomate.triggers
  WHERE id > $1
    AND (object_type = $2 OR $2 IS NULL)
    AND (status = $3 OR $3 IS NULL)
@@ -148,6 +156,8 @@ func (q *Queries) ApiListAllTriggers(ctx context.Context, arg ApiListAllTriggers
 			&i.Version,
 			&i.CreatedAt,
 			&i.UpdatedAt,
+			&i.BeforeQuery,
+			&i.ExtraFilter,
 		); err != nil {
 			return nil, err
 		}
@@ -161,7 +171,7 @@ func (q *Queries) ApiListAllTriggers(ctx context.Context, arg ApiListAllTriggers
 
 const apiListFirings = `-- name: ApiListFirings :many
 SELECT id, trigger_id, trigger_version, organization_id, object_type, object_id, action, changed_fields, data, previous_data,
-       commit_lsn::text AS commit_lsn, committed_at, fired_at, cause, depth
+       commit_lsn::text AS commit_lsn, committed_at, fired_at, cause, depth, related
   FROM pgautomate.trigger_firings
  WHERE trigger_id = $1
    AND (object_id = $2 OR $2 IS NULL)
@@ -195,6 +205,7 @@ type ApiListFiringsRow struct {
 	FiredAt        time.Time
 	Cause          json.RawMessage
 	Depth          int32
+	Related        json.RawMessage
 }
 
 // By each partition's unique (trigger_id, object_id, commit_lsn, committed_at):
@@ -230,6 +241,7 @@ func (q *Queries) ApiListFirings(ctx context.Context, arg ApiListFiringsParams) 
 			&i.FiredAt,
 			&i.Cause,
 			&i.Depth,
+			&i.Related,
 		); err != nil {
 			return nil, err
 		}
@@ -242,7 +254,7 @@ func (q *Queries) ApiListFirings(ctx context.Context, arg ApiListFiringsParams) 
 }
 
 const apiListTriggers = `-- name: ApiListTriggers :many
-SELECT id, organization_id, name, object_type, query, action_type, action_params, status, error, version, created_at, updated_at FROM pgautomate.triggers
+SELECT id, organization_id, name, object_type, query, action_type, action_params, status, error, version, created_at, updated_at, before_query, extra_filter FROM pgautomate.triggers
  WHERE organization_id = $1 AND id > $2
    AND (object_type = $3 OR $3 IS NULL)
    AND (status = $4 OR $4 IS NULL)
@@ -287,6 +299,8 @@ func (q *Queries) ApiListTriggers(ctx context.Context, arg ApiListTriggersParams
 			&i.Version,
 			&i.CreatedAt,
 			&i.UpdatedAt,
+			&i.BeforeQuery,
+			&i.ExtraFilter,
 		); err != nil {
 			return nil, err
 		}
@@ -314,16 +328,18 @@ func (q *Queries) ApiOrganizationTimeZone(ctx context.Context, id string) (strin
 
 const apiUpdateTrigger = `-- name: ApiUpdateTrigger :one
 UPDATE pgautomate.triggers
-   SET name = $1, object_type = $2, query = $3,
-       action_type = $4, action_params = $5, status = coalesce($6, status)
- WHERE id = $7 AND version = $8
-RETURNING id, organization_id, name, object_type, query, action_type, action_params, status, error, version, created_at, updated_at
+   SET name = $1, object_type = $2, query = $3, before_query = $4, extra_filter = $5,
+       action_type = $6, action_params = $7, status = coalesce($8, status)
+ WHERE id = $9 AND version = $10
+RETURNING id, organization_id, name, object_type, query, action_type, action_params, status, error, version, created_at, updated_at, before_query, extra_filter
 `
 
 type ApiUpdateTriggerParams struct {
 	Name         string
 	ObjectType   string
 	Query        json.RawMessage
+	BeforeQuery  json.RawMessage
+	ExtraFilter  json.RawMessage
 	ActionType   string
 	ActionParams json.RawMessage
 	Status       *string
@@ -337,6 +353,8 @@ func (q *Queries) ApiUpdateTrigger(ctx context.Context, arg ApiUpdateTriggerPara
 		arg.Name,
 		arg.ObjectType,
 		arg.Query,
+		arg.BeforeQuery,
+		arg.ExtraFilter,
 		arg.ActionType,
 		arg.ActionParams,
 		arg.Status,
@@ -357,6 +375,8 @@ func (q *Queries) ApiUpdateTrigger(ctx context.Context, arg ApiUpdateTriggerPara
 		&i.Version,
 		&i.CreatedAt,
 		&i.UpdatedAt,
+		&i.BeforeQuery,
+		&i.ExtraFilter,
 	)
 	return i, err
 }

@@ -22,8 +22,9 @@ func (q *Queries) AdoptLiveTriggers(ctx context.Context) error {
 }
 
 const adoptTriggers = `-- name: AdoptTriggers :exec
-INSERT INTO pgautomate.trigger_versions (trigger_id, version, organization_id, name, object_type, query, action_type, action_params, valid_from)
-SELECT id, version, organization_id, name, object_type, query, action_type, action_params, '0/0'
+INSERT INTO pgautomate.trigger_versions (trigger_id, version, organization_id, name, object_type, query, before_query, extra_filter,
+                                         action_type, action_params, valid_from)
+SELECT id, version, organization_id, name, object_type, query, before_query, extra_filter, action_type, action_params, '0/0'
   FROM pgautomate.triggers
 ON CONFLICT (trigger_id, version) DO NOTHING
 `
@@ -251,7 +252,7 @@ func (q *Queries) InvalidTriggers(ctx context.Context) ([]InvalidTriggersRow, er
 }
 
 const liveTriggers = `-- name: LiveTriggers :many
-SELECT v.trigger_id, v.version, v.organization_id, v.name, v.object_type, v.query
+SELECT v.trigger_id, v.version, v.organization_id, v.name, v.object_type, v.query, v.before_query, v.extra_filter
   FROM pgautomate.live_triggers l
   JOIN pgautomate.trigger_versions v ON v.trigger_id = l.trigger_id AND v.version = l.version
 `
@@ -263,6 +264,8 @@ type LiveTriggersRow struct {
 	Name           string
 	ObjectType     string
 	Query          json.RawMessage
+	BeforeQuery    json.RawMessage
+	ExtraFilter    json.RawMessage
 }
 
 func (q *Queries) LiveTriggers(ctx context.Context) ([]LiveTriggersRow, error) {
@@ -281,6 +284,8 @@ func (q *Queries) LiveTriggers(ctx context.Context) ([]LiveTriggersRow, error) {
 			&i.Name,
 			&i.ObjectType,
 			&i.Query,
+			&i.BeforeQuery,
+			&i.ExtraFilter,
 		); err != nil {
 			return nil, err
 		}
@@ -346,10 +351,12 @@ func (q *Queries) PutLiveTriggers(ctx context.Context, arg PutLiveTriggersParams
 }
 
 const putTriggerVersions = `-- name: PutTriggerVersions :exec
-INSERT INTO pgautomate.trigger_versions (trigger_id, version, organization_id, name, object_type, query, action_type, action_params, valid_from)
+INSERT INTO pgautomate.trigger_versions (trigger_id, version, organization_id, name, object_type, query, before_query, extra_filter,
+                                         action_type, action_params, valid_from)
 SELECT unnest($1::bigint[]), unnest($2::integer[]), unnest($3::text[]), unnest($4::text[]),
-       unnest($5::text[]), unnest($6::jsonb[]), unnest($7::text[]), unnest($8::jsonb[]),
-       unnest($9::text[])::pg_lsn
+       unnest($5::text[]), unnest($6::jsonb[]), nullif(unnest($7::text[]), '')::jsonb,
+       nullif(unnest($8::text[]), '')::jsonb, unnest($9::text[]), unnest($10::jsonb[]),
+       unnest($11::text[])::pg_lsn
 ON CONFLICT (trigger_id, version) DO NOTHING
 `
 
@@ -360,6 +367,8 @@ type PutTriggerVersionsParams struct {
 	Names           []string
 	ObjectTypes     []string
 	Queries         []json.RawMessage
+	BeforeQueries   []string
+	ExtraFilters    []string
 	ActionTypes     []string
 	ActionParams    []json.RawMessage
 	ValidFroms      []string
@@ -373,6 +382,8 @@ func (q *Queries) PutTriggerVersions(ctx context.Context, arg PutTriggerVersions
 		arg.Names,
 		arg.ObjectTypes,
 		arg.Queries,
+		arg.BeforeQueries,
+		arg.ExtraFilters,
 		arg.ActionTypes,
 		arg.ActionParams,
 		arg.ValidFroms,

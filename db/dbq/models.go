@@ -68,4 +68,8 @@ type PgautomateTrigger struct {
 	Version   int32
 	CreatedAt time.Time
 	UpdatedAt time.Time
+	// A query that the object must have met before the commit, beside not having met query: from A to B. NULL: none.
+	BeforeQuery json.RawMessage
+	// A filter on the change itself, in the grammar of Close's webhooks: then the trigger fires for every change that passes it and after which query holds, whether or not it held before. NULL: none.
+	ExtraFilter json.RawMessage
 }

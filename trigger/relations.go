@@ -1,0 +1,721 @@
+package trigger
+
+import (
+	"slices"
+	"sort"
+	"unsafe"
+
+	"github.com/pgautomate/pgautomate/change"
+	"github.com/pgautomate/pgautomate/mirror"
+)
+
+// Triggers that look across relations are decided on the mirror, which holds the
+// rows as of the commit before. Of each commit, every change is considered
+// first: which objects may it make match, by their own row or by one that is
+// related to them? Those are asked whether they match already. Then the commit
+// is put into the mirror, and those that did not match are asked again.
+//
+// That no object is missed: if its verdict changed, then on some way from it
+// over relations there is a row that changed, while the links from the object
+// to that row did not. So the objects are found from each changed row, against
+// the relations, in the mirror as it was; a link that did change is a change of
+// the row that holds it.
+
+// relations is what a Set has of such triggers.
+type relations struct {
+	store    *mirror.Store
+	edges    []*edge
+	edgeID   map[edgeKey]uint32
+	triggers map[int64]*relatedTrigger
+	roots    map[typeInOrganization][]*relatedTrigger
+	watchers map[typeInOrganization][]watcher
+	needs    map[*objectType]*need
+
+	pair    matcher // the two sides of the change that is considered
+	changed []changedField
+	depths  []*matcher // evaluates on the mirror's rows, one for each level of relations
+
+	asked   map[question]int // place in pending, -1: matched already
+	pending []pending
+	renamed map[renamedKey]string
+}
+
+// typeInOrganization: organization "" stands for all, where a relation does not
+// stay within one.
+type typeInOrganization struct {
+	typ          *objectType
+	organization string
+}
+
+// edge is a relation as evaluation follows it, from this type to the other.
+type edge struct {
+	this, other         *objectType
+	column, otherColumn string
+}
+
+type edgeKey struct {
+	this, other         *objectType
+	column, otherColumn string
+}
+
+// isolated says whether only rows of the same organization are related.
+func (e *edge) isolated() bool {
+	return e.this.schema != nil && e.other.schema != nil && e.this.schema.Organization != "" && e.other.schema.Organization != ""
+}
+
+// relatedTrigger is a trigger that looks across relations.
+type relatedTrigger struct {
+	id           int64
+	typ          *objectType
+	organization string
+	fields       []uint32 // of its own type, whose change may make it match
+	paths        []relationPath
+	types        []*objectType // those that it looks at, its own among them
+	extra        *extra
+}
+
+// relationPath is a way from a trigger's own type to a related one.
+type relationPath struct {
+	edges  []*edge
+	fields []uint32 // of the last one's type, whose change may matter
+}
+
+func (p *relationPath) end() *objectType { return p.edges[len(p.edges)-1].other }
+
+// watcher wants to know of changes of related rows.
+type watcher struct {
+	trigger *relatedTrigger
+	path    int
+}
+
+// need is what the mirror must keep of a type.
+type need struct {
+	columns, links, members map[string]bool
+}
+
+type changedField struct {
+	epoch   uint32
+	changed bool
+}
+
+// question asks whether an object matched. The id is the one before the commit;
+// a new object may have the id that another one had.
+type question struct {
+	trigger int64
+	id      string
+	created bool
+}
+
+type pending struct {
+	trigger *relatedTrigger
+	id      string // before the commit, of a new object after it
+	created bool
+	unsure  bool // whether it matched before is not known
+	via     Via
+}
+
+type renamedKey struct {
+	typ *objectType
+	id  string
+}
+
+// Via names the changed object that made another one match.
+type Via struct {
+	ObjectType, ObjectID string
+}
+
+// RelatedFiring is a trigger that fires for an object which may not have changed
+// itself.
+type RelatedFiring struct {
+	Firing
+
+	ObjectType, ObjectID string
+	Via                  Via
+}
+
+// SetMirror gives the rows that triggers across relations are decided on. Until
+// it has what Wanted asks for they match nothing.
+func (s *Set) SetMirror(store *mirror.Store) { s.relations.store = store }
+
+// Related says whether any live trigger looks across relations.
+func (s *Set) Related() bool { return len(s.relations.triggers) > 0 }
+
+// Wanted says what the mirror must hold for the live triggers, by type.
+func (s *Set) Wanted() []mirror.Spec {
+	r := &s.relations
+	if len(r.triggers) == 0 {
+		return nil
+	}
+	var specs []mirror.Spec
+	for t, n := range r.needs {
+		if t.schema == nil {
+			continue
+		}
+		spec := mirror.Spec{Type: t.name, ID: t.schema.ID, Columns: sortedKeys(n.columns)}
+		for i, c := range spec.Columns {
+			if n.links[c] {
+				spec.Links = append(spec.Links, i)
+			}
+		}
+		if len(n.members) > 0 && t.schema.Custom != "" {
+			spec.Custom, spec.Members = t.schema.Custom, sortedKeys(n.members)
+		}
+		specs = append(specs, spec)
+	}
+	sort.Slice(specs, func(i, j int) bool { return specs[i].Type < specs[j].Type })
+	return specs
+}
+
+func sortedKeys(m map[string]bool) []string {
+	keys := make([]string, 0, len(m))
+	for k := range m {
+		keys = append(keys, k)
+	}
+	sort.Strings(keys)
+	return keys
+}
+
+// looksAcross says whether an expression has relations in it.
+func looksAcross(e *expr) bool {
+	return e.op == opRelated || slices.ContainsFunc(e.kids, func(k expr) bool { return looksAcross(&k) })
+}
+
+// DropMirrored switches off the triggers that look at a type, whose rows the
+// mirror can't hold, until they are put again.
+func (s *Set) DropMirrored(name string, why error) []Broken {
+	var list []Broken
+	for id, rt := range s.relations.triggers {
+		if !slices.ContainsFunc(rt.types, func(t *objectType) bool { return t.name == name }) {
+			continue
+		}
+		at := s.byID[id]
+		b := &brokenTrigger{
+			Broken:   Broken{TriggerID: id, Version: s.groups[at.group].at(at.number).version, Organization: rt.organization, ObjectType: rt.typ.name, Err: why},
+			poisoned: true, // not by a new schema
+		}
+		s.Remove(id)
+		s.broken[id] = b
+		list = append(list, b.Broken)
+	}
+	return sorted(list)
+}
+
+func mentionsRelated(n *node) bool {
+	return n != nil && (n.typ == nodeHasRelated || slices.ContainsFunc(n.queries, mentionsRelated))
+}
+
+func (s *Set) edge(this *objectType, r Relation) (uint32, *edge) {
+	rel := &s.relations
+	key := edgeKey{this, s.objectType(r.RelatedType), r.Column, r.RelatedColumn}
+	if id, ok := rel.edgeID[key]; ok {
+		return id, rel.edges[id]
+	}
+	if rel.edgeID == nil {
+		rel.edgeID = map[edgeKey]uint32{}
+	}
+	id := uint32(len(rel.edges))
+	e := &edge{key.this, key.other, string([]byte(r.Column)), string([]byte(r.RelatedColumn))}
+	key.column, key.otherColumn = e.column, e.otherColumn
+	rel.edges = append(rel.edges, e)
+	rel.edgeID[key] = id
+	return id, e
+}
+
+// relate takes a trigger in that looks across relations.
+func (s *Set) relate(id int64, t *objectType, organization string, e, before *expr) {
+	r := &s.relations
+	if r.triggers == nil {
+		r.triggers = map[int64]*relatedTrigger{}
+		r.roots = map[typeInOrganization][]*relatedTrigger{}
+		r.watchers = map[typeInOrganization][]watcher{}
+		r.needs = map[*objectType]*need{}
+	}
+	rt := &relatedTrigger{id: id, typ: t, organization: organization, types: []*objectType{t}}
+	s.follow(rt, t, nil, before, nil) // for what the mirror must keep: it only fires when the query begins to hold
+	rt.paths = nil
+	rt.fields = s.follow(rt, t, nil, e, nil)
+	rt.extra = s.extras[id]
+	r.triggers[id] = rt
+	key := typeInOrganization{t, organization}
+	r.roots[key] = append(r.roots[key], rt)
+	for i := range rt.paths {
+		key := rt.watched(i)
+		r.watchers[key] = append(r.watchers[key], watcher{rt, i})
+	}
+}
+
+// watched says whose changes a path has to know of.
+func (rt *relatedTrigger) watched(i int) typeInOrganization {
+	p := &rt.paths[i]
+	for _, e := range p.edges {
+		if !e.isolated() {
+			return typeInOrganization{p.end(), ""}
+		}
+	}
+	return typeInOrganization{p.end(), rt.organization}
+}
+
+// follow gathers the fields of a type that an expression hangs on, and the paths
+// that begin there.
+func (s *Set) follow(rt *relatedTrigger, t *objectType, way []*edge, e *expr, fields []uint32) []uint32 {
+	add := func(field uint32) {
+		if !slices.Contains(fields, field) {
+			fields = append(fields, field)
+		}
+	}
+	switch e.op {
+	case opTrue, opFalse:
+	case opAnd, opOr:
+		for i := range e.kids {
+			fields = s.follow(rt, t, way, &e.kids[i], fields)
+		}
+	case opRelated:
+		_, edge := s.edge(t, e.related.relation)
+		add(t.field(fieldSpec{specColumn, edge.column}))
+		s.need(t, edge.column, true)
+		s.need(edge.other, edge.otherColumn, true)
+		if !slices.Contains(rt.types, edge.other) {
+			rt.types = append(rt.types, edge.other)
+		}
+		longer := append(slices.Clone(way), edge)
+		inner := []uint32{edge.other.field(fieldSpec{specColumn, edge.otherColumn})}
+		inner = s.follow(rt, edge.other, longer, &e.related.query, inner)
+		rt.paths = append(rt.paths, relationPath{longer, inner})
+	default:
+		add(t.field(e.spec))
+		switch e.spec.kind {
+		case specColumn:
+			s.need(t, e.spec.name, false)
+		case specCustom:
+			s.needs(t).members[e.spec.name] = true
+		case specID:
+			s.needs(t)
+		}
+	}
+	return fields
+}
+
+func (s *Set) needs(t *objectType) *need {
+	n := s.relations.needs[t]
+	if n == nil {
+		n = &need{map[string]bool{}, map[string]bool{}, map[string]bool{}}
+		s.relations.needs[t] = n
+	}
+	return n
+}
+
+func (s *Set) need(t *objectType, column string, link bool) {
+	n := s.needs(t)
+	column = string([]byte(column))
+	n.columns[column] = true
+	if link {
+		n.links[column] = true
+	}
+}
+
+// unrelate takes a trigger out. It says whether it was one that looks across
+// relations.
+func (s *Set) unrelate(id int64) bool {
+	r := &s.relations
+	rt := r.triggers[id]
+	if rt == nil {
+		return false
+	}
+	delete(r.triggers, id)
+	key := typeInOrganization{rt.typ, rt.organization}
+	if r.roots[key] = slices.DeleteFunc(r.roots[key], func(o *relatedTrigger) bool { return o == rt }); len(r.roots[key]) == 0 {
+		delete(r.roots, key)
+	}
+	for i := range rt.paths {
+		key := rt.watched(i)
+		if r.watchers[key] = slices.DeleteFunc(r.watchers[key], func(w watcher) bool { return w.trigger == rt }); len(r.watchers[key]) == 0 {
+			delete(r.watchers, key)
+		}
+	}
+	return true
+}
+
+// ---- of a commit
+
+// Consider looks which objects a change may make match across relations, while
+// the mirror is as before the change's commit. All changes of a commit are
+// considered before the first of them is put into the mirror; then call Settle.
+func (s *Set) Consider(ch *change.Change) (Counters, error) {
+	r := &s.relations
+	s.m.counters = Counters{}
+	t := s.types[ch.Object.Type]
+	if len(r.triggers) == 0 || t == nil || t.schema == nil || r.store == nil {
+		return s.m.counters, nil
+	}
+	table := r.store.Table(t.name)
+	if table == nil {
+		return s.m.counters, nil
+	}
+	oldID := ch.ID
+	if ch.OldID != "" {
+		oldID = ch.OldID
+		if ch.After != nil {
+			if r.renamed == nil {
+				r.renamed = map[renamedKey]string{}
+			}
+			r.renamed[renamedKey{t, string([]byte(oldID))}] = string([]byte(ch.ID))
+		}
+	}
+	before, had := table.Get(oldID)
+	if err := r.load(t, table, ch, before, had); err != nil {
+		return s.m.counters, err
+	}
+	was := ""
+	if had {
+		was = before.Organization()
+	}
+	s.considerOwn(t, ch, oldID, !had || was != ch.Organization)
+	organizations := [3]string{"", was, ch.Organization}
+	for i, organization := range organizations {
+		if i > 0 && organization == "" || i == 2 && organization == was {
+			continue
+		}
+		for _, w := range r.watchers[typeInOrganization{t, organization}] {
+			if w.trigger.filter() != nil {
+				continue // it asks what happens to the object itself
+			}
+			if !had || ch.After == nil || was != ch.Organization || r.anyChanged(t, w.trigger.paths[w.path].fields) {
+				s.considerLinks(w, t, ch, had)
+			}
+		}
+	}
+	return s.m.counters, nil
+}
+
+// considerOwn asks for the object that changed. created: as an object of its
+// organization.
+func (s *Set) considerOwn(t *objectType, ch *change.Change, oldID string, created bool) {
+	if ch.After == nil {
+		return
+	}
+	if created {
+		oldID = ch.ID
+	}
+	for _, rt := range s.relations.roots[typeInOrganization{t, ch.Organization}] {
+		if rt.filter() != nil || created || s.relations.anyChanged(t, rt.fields) {
+			s.ask(rt, oldID, created, t.name, ch.ID)
+		}
+	}
+}
+
+// considerLinks asks for the objects to which a related row that changed led
+// before, and leads after.
+func (s *Set) considerLinks(w watcher, t *objectType, ch *change.Change, had bool) {
+	r := &s.relations
+	edges := w.trigger.paths[w.path].edges
+	link := t.column(edges[len(edges)-1].otherColumn)
+	var was []byte
+	if had {
+		if c := r.pair.before.cell(link); c.Kind == change.Text {
+			was = c.Data
+			s.climb(w.trigger, edges, was, t.name, ch.ID)
+		}
+	}
+	if ch.After != nil {
+		if c := r.pair.after.cell(link); c.Kind == change.Text && (was == nil || string(c.Data) != string(was)) {
+			s.climb(w.trigger, edges, c.Data, t.name, ch.ID)
+		}
+	}
+}
+
+// load makes the two sides of a change ready for comparison.
+func (r *relations) load(t *objectType, table *mirror.Table, ch *change.Change, before mirror.Row, had bool) error {
+	m := &r.pair
+	m.epoch++
+	m.fields = t.fields
+	m.before.reset(0)
+	m.after.reset(0)
+	m.before.isBefore = true
+	m.before.id, m.after.id = ch.ID, ch.ID
+	if ch.OldID != "" {
+		m.before.id = ch.OldID
+	}
+	m.before.layout, m.after.layout = nil, nil
+	if had {
+		if err := m.before.load(before.Image(), t.layout(table.Relation())); err != nil {
+			return err
+		}
+	}
+	if ch.After != nil {
+		return m.after.load(ch.After, t.layout(ch.Relation))
+	}
+	return nil
+}
+
+// anyChanged says whether one of the fields differs between the sides, which are
+// both there.
+func (r *relations) anyChanged(t *objectType, fields []uint32) bool {
+	for len(r.changed) < len(t.fields) {
+		r.changed = append(r.changed, changedField{})
+	}
+	m := &r.pair
+	for _, i := range fields {
+		c := &r.changed[i]
+		if c.epoch != m.epoch {
+			c.epoch = m.epoch
+			switch f := &t.fields[i]; f.spec.kind {
+			case specID:
+				c.changed = m.before.id != m.after.id
+			case specCustom:
+				b, bState := m.before.member(f.col, f.spec.name)
+				a, aState := m.after.member(f.col, f.spec.name)
+				c.changed = aState != customUnknown && (aState != bState || string(a) != string(b))
+			default:
+				c.changed = !sameCell(m.before.cell(f.col), m.after.cell(f.col))
+			}
+		}
+		if c.changed {
+			return true
+		}
+	}
+	return false
+}
+
+// climb finds the objects from which edges lead to a value of the last one's
+// other column, and asks each.
+func (s *Set) climb(rt *relatedTrigger, edges []*edge, value []byte, viaType, viaID string) {
+	e := edges[len(edges)-1]
+	table := s.relations.store.Table(e.this.name)
+	if table == nil {
+		return
+	}
+	table.Linked(linkOf(table, e.column), value, func(row mirror.Row) bool {
+		if e.this.schema.Organization != "" && row.Organization() != rt.organization && (len(edges) == 1 || e.isolated()) {
+			return true
+		}
+		if len(edges) == 1 {
+			s.ask(rt, unsafe.String(unsafe.SliceData(row.ID()), len(row.ID())), false, viaType, viaID)
+			return true
+		}
+		if c, ok := cellOf(table, row, edges[len(edges)-2].otherColumn); ok {
+			s.climb(rt, edges[:len(edges)-1], c, viaType, viaID)
+		}
+		return true
+	})
+}
+
+func linkOf(t *mirror.Table, column string) int {
+	spec := t.Spec()
+	return slices.IndexFunc(spec.Links, func(l int) bool { return spec.Columns[l] == column })
+}
+
+// cellOf gives a column's text, false for NULL.
+func cellOf(t *mirror.Table, row mirror.Row, column string) ([]byte, bool) {
+	cells, err := row.Image().Decode(nil)
+	at := t.Relation().Index(column)
+	if err != nil || at < 0 || cells[at].Kind != change.Text {
+		return nil, false
+	}
+	return cells[at].Data, true
+}
+
+// ask notes an object that may match after the commit, unless it does before.
+// The id may be overwritten afterwards.
+func (s *Set) ask(rt *relatedTrigger, id string, created bool, viaType, viaID string) {
+	r := &s.relations
+	if _, known := r.asked[question{rt.id, id, created}]; known {
+		return
+	}
+	if r.asked == nil {
+		r.asked = map[question]int{}
+	}
+	id = string([]byte(id))
+	verdict := isFalse
+	if x := rt.extra; x != nil {
+		verdict = s.beforeVerdict(rt, x, id, created)
+	} else if !created {
+		verdict = s.verdict(rt, id, "")
+	}
+	place := -1
+	if verdict != isTrue {
+		place = len(r.pending)
+		r.pending = append(r.pending, pending{rt, id, created, verdict == unknown, Via{viaType, string([]byte(viaID))}})
+	}
+	r.asked[question{rt.id, id, created}] = place
+}
+
+// Settle says what fires for the commit whose changes were considered and are in
+// the mirror now.
+func (s *Set) Settle(dst []RelatedFiring) ([]RelatedFiring, Counters) {
+	r := &s.relations
+	s.m.counters = Counters{}
+	for i := range r.pending {
+		p := &r.pending[i]
+		at, live := s.byID[p.trigger.id]
+		if !live || r.triggers[p.trigger.id] != p.trigger {
+			continue
+		}
+		id := p.id
+		if !p.created {
+			if now, ok := r.renamed[renamedKey{p.trigger.typ, id}]; ok {
+				id = now
+			}
+		}
+		after := s.verdict(p.trigger, id, "")
+		switch {
+		case after == isTrue && !p.unsure:
+			e := s.groups[at.group].at(at.number)
+			dst = append(dst, RelatedFiring{
+				Firing:     Firing{TriggerID: e.id, Version: e.version, Organization: p.trigger.organization, Created: p.created, Filter: p.trigger.filter()},
+				ObjectType: p.trigger.typ.name, ObjectID: id, Via: p.via,
+			})
+		case after != isFalse:
+			s.m.counters.Indeterminate++
+		}
+	}
+	clear(r.asked)
+	clear(r.renamed)
+	clear(r.pending)
+	r.pending = r.pending[:0]
+	if cap(r.pending) > 1<<16 {
+		r.pending, r.asked = nil, nil
+	}
+	return dst, s.m.counters
+}
+
+func (rt *relatedTrigger) filter() *Filter {
+	if rt.extra == nil {
+		return nil
+	}
+	return rt.extra.filter
+}
+
+// beforeVerdict is matcher.beforeOf on the mirror.
+func (s *Set) beforeVerdict(rt *relatedTrigger, x *extra, id string, created bool) truth {
+	if x.before != "" {
+		met := isFalse
+		if !created {
+			met = s.verdict(rt, id, x.before)
+		}
+		if met != isTrue {
+			return met.not()
+		}
+	}
+	if x.filter != nil || created {
+		return isFalse
+	}
+	return s.verdict(rt, id, "")
+}
+
+// verdict evaluates a trigger, or a program of its slots, for an object as the
+// mirror has it.
+func (s *Set) verdict(rt *relatedTrigger, id, program string) (result truth) {
+	r := &s.relations
+	at, live := s.byID[rt.id]
+	table := r.store.Table(rt.typ.name)
+	if !live || table == nil {
+		return isFalse
+	}
+	row, ok := table.Get(id)
+	if !ok || rt.typ.schema.Organization != "" && row.Organization() != rt.organization {
+		return isFalse
+	}
+	g := s.groups[at.group]
+	for _, d := range r.depths {
+		d.counters = Counters{}
+	}
+	m := s.depth(0)
+	m.organization = rt.organization
+	m.fields, m.slotFields = rt.typ.fields, g.fields
+	defer func() {
+		for _, d := range r.depths {
+			s.m.counters.Add(d.counters)
+		}
+		if cause := recover(); cause != nil {
+			result = isFalse
+			s.poison(g, at.number, cause)
+		}
+	}()
+	if err := m.row(rt.typ, table, row); err != nil {
+		return unknown
+	}
+	m.counters.Candidates++
+	if program == "" {
+		program = g.at(at.number).program()
+	}
+	result, _ = m.eval(program, &m.after)
+	return result
+}
+
+// depth gives the matcher of a level of relations.
+func (s *Set) depth(n int) *matcher {
+	r := &s.relations
+	for len(r.depths) <= n {
+		r.depths = append(r.depths, &matcher{set: s, depth: len(r.depths)})
+	}
+	return r.depths[n]
+}
+
+// row takes up a row of the mirror.
+func (m *matcher) row(t *objectType, table *mirror.Table, row mirror.Row) error {
+	m.epoch++
+	m.after.reset(len(m.slotFields))
+	m.after.id = unsafe.String(unsafe.SliceData(row.ID()), len(row.ID()))
+	return m.after.load(row.Image(), t.layout(table.Relation()))
+}
+
+// hasRelated evaluates has_related: code is what follows the slot of this side's
+// column.
+func (m *matcher) hasRelated(code string, s *side, slot uint32) truth {
+	if m.set == nil {
+		return unknown // only the row itself is at hand
+	}
+	cell := s.cell(m.fields[m.slotFields[slot]].col)
+	switch cell.Kind {
+	case change.Null:
+		return isFalse
+	case change.Unchanged:
+		return unknown
+	}
+	id, k := uvarint(code)
+	code = code[k:]
+	atLeast, k := uvarint(code)
+	query := code[k:]
+	e := m.set.relations.edges[id]
+	table := m.set.relations.store.Table(e.other.name)
+	if table == nil {
+		return unknown
+	}
+	inner := m.set.depth(m.depth + 1)
+	inner.organization = m.organization
+	inner.fields, inner.slotFields = e.other.fields, e.other.identity()
+	isolated := e.isolated()
+	var matched, unsure uint64
+	table.Linked(linkOf(table, e.otherColumn), cell.Data, func(row mirror.Row) bool {
+		if isolated && row.Organization() != m.organization {
+			inner.counters.CrossOrganization++
+			return true
+		}
+		if inner.row(e.other, table, row) != nil {
+			unsure++
+			return true
+		}
+		switch t, _ := inner.eval(query, &inner.after); t {
+		case isTrue:
+			matched++
+		case unknown:
+			unsure++
+		}
+		return matched < atLeast
+	})
+	switch {
+	case matched >= atLeast:
+		return isTrue
+	case matched+unsure >= atLeast:
+		return unknown
+	}
+	return isFalse
+}
+
+// identity gives slots that are the fields themselves.
+func (t *objectType) identity() []uint32 {
+	for len(t.plain) < len(t.fields) {
+		t.plain = append(t.plain, uint32(len(t.plain)))
+	}
+	return t.plain
+}
