@@ -27,6 +27,10 @@ const senderTimeout = 2 * time.Second
 
 var shortTimeout = fmt.Sprintf("wal_sender_timeout=%dms", senderTimeout.Milliseconds())
 
+// alone is the fault whose bound of time holds only on a machine that isn't busy: the engine asks the server in vain when
+// that takes longer than 5 s, and then waits for a minute.
+const alone = "network: silent cut, new connections work"
+
 // TestFaults inflicts all faults, some at one time, and prints the table.
 func TestFaults(t *testing.T) {
 	needsBinaries(t)
@@ -59,7 +63,7 @@ func TestFaults(t *testing.T) {
 		{"replica identity DEFAULT for a while", nil, (*world).identity},
 		{"poison", nil, (*world).poison},
 		{"workers killed again and again", nil, (*world).workersKilled},
-		{"network: silent cut, new connections work", nil, (*world).silentCut},
+		{alone, nil, (*world).silentCut},
 		{"network: silent cut that heals", nil, (*world).silentCutHeals},
 		{"network: silent cut of the active one, with a standby", []string{shortTimeout}, (*world).silentCutWithStandby},
 		{"network: the active one hears nothing, with a standby", []string{shortTimeout}, (*world).deafWithStandby},
@@ -72,7 +76,9 @@ func TestFaults(t *testing.T) {
 		{"watched tables idle, others written", nil, (*world).othersWritten},
 	} {
 		t.Run(f.name, func(t *testing.T) {
-			t.Parallel()
+			if f.name != alone {
+				t.Parallel()
+			}
 			f.inflict(newWorld(t, f.name, f.settings...))
 		})
 	}
