@@ -445,7 +445,14 @@ func TestPanicInAValue(t *testing.T) {
 	if len(f) != 2 || f[0].TriggerID != 2 || f[1].TriggerID != 3 || n.Poisoned != 0 || n.TypeMismatch != 2 || n.Candidates != 3 || s.Len() != 3 {
 		t.Errorf("%v %+v", f, n)
 	}
-	if f, _, err := s.Match(nil, leadChange(status("Q"), status("C"))); err == nil || len(f) != 0 || s.Len() != 3 {
+	if f, n := match(t, s, leadChange(status("Q"), status("C"))); len(f) != 0 || n.Poisoned != 0 || s.Len() != 3 {
+		t.Errorf("%v %+v", f, n)
+	}
+	// Any other panic is an error, and nobody's fault.
+	lead.fields = nil
+	c := leadChange(status("Q"), status("C"))
+	c.OldID = "2"
+	if f, _, err := s.Match(nil, c); err == nil || len(f) != 0 || s.Len() != 3 {
 		t.Errorf("%v %v", f, err)
 	}
 }

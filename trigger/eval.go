@@ -268,6 +268,7 @@ type matcher struct {
 	onlyAccess uint64   // keyAccess: pass over other postings
 	guards     [1 << (32 - guardBits)]guardState
 	folded     []byte // scratch of hashFold
+	touched    uint32 // see group.touch
 
 	reading *fieldValue // being parsed: what a panic is blamed on, before the trigger
 	at      uint32      // trigger being evaluated: what a panic is blamed on otherwise

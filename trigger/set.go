@@ -117,7 +117,22 @@ type field struct {
 type layout struct {
 	relation  *change.Relation
 	columns   *[]string
-	positions []int16 // -1: not there
+	positions []int16 // of objectType.columns in the row; -1: not there
+	inverse   []int16 // of the row's columns in objectType.columns; -1: not there
+	inverted  int     // so many of objectType.columns are in inverse
+}
+
+// column gives the index into objectType.columns of a place in the row.
+func (l *layout) column(pos int) int {
+	if l.inverse == nil {
+		l.inverse = slices.Repeat([]int16{-1}, len(l.relation.Columns))
+	}
+	for ; l.inverted < len(*l.columns); l.inverted++ {
+		if p := l.position(int32(l.inverted)); p >= 0 {
+			l.inverse[p] = int16(l.inverted)
+		}
+	}
+	return int(l.inverse[pos])
 }
 
 func (l *layout) position(col int32) int16 {
@@ -153,9 +168,10 @@ func (t *objectType) layout(r *change.Relation) *layout {
 // group holds the triggers of one organization and object type. A trigger's
 // number is its place; it stays as long as the trigger.
 type group struct {
-	fields       []uint32 // of the slots: indexes into objectType.fields
-	columns      uint64   // a bit for each column that fields are in, by its index modulo 64
+	byColumn     [directColumns]uint8 // slot+1 of the first columns' fields; 0: none; manyFields: look through fields
+	columns      uint64               // a bit for each column that fields are in, by its index modulo 64
 	slots        []slotRef
+	fields       []uint32 // of the slots: indexes into objectType.fields
 	index        postings
 	triggers     []entry   // the first pageSize of them
 	pages        [][]entry // the others, pageSize each, so that growing never moves them all
@@ -169,6 +185,11 @@ type group struct {
 	free         uint32            // a number that is free, plus one; its entry's source has the next
 	freeSlots    []uint32
 }
+
+const (
+	directColumns = 48
+	manyFields    = 255
+)
 
 // slotRef is a field that triggers of the group refer to.
 type slotRef struct {
@@ -475,11 +496,10 @@ const manySlots = 32
 
 // slot gives the group's slot of a field and counts one more use of it.
 func (g *group) slot(field uint32) uint32 {
-	col := g.typ.fields[field].col
-	g.columns |= 1 << (col & 63)
 	slot, ok := g.find(field)
 	if ok {
 		g.slots[slot].uses++
+		g.direct(field, slot)
 		return slot
 	}
 	if n := len(g.freeSlots); n > 0 {
@@ -494,6 +514,7 @@ func (g *group) slot(field uint32) uint32 {
 		g.fields = append(g.fields, field)
 		g.slots = append(g.slots, slotRef{uses: 1, end: uint32(end)})
 	}
+	g.direct(field, slot)
 	switch {
 	case g.bySlot != nil:
 		g.bySlot[field] = slot
@@ -506,6 +527,24 @@ func (g *group) slot(field uint32) uint32 {
 		}
 	}
 	return slot
+}
+
+// direct keeps the shortcuts from columns to slots right.
+func (g *group) direct(field, slot uint32) {
+	f := &g.typ.fields[field]
+	if f.col < 0 {
+		return
+	}
+	g.columns |= 1 << (f.col & 63)
+	if f.col >= directColumns {
+		return
+	}
+	switch d := &g.byColumn[f.col]; {
+	case f.spec.kind != specColumn || slot+1 >= manyFields || *d != 0 && *d != uint8(slot+1):
+		*d = manyFields
+	default:
+		*d = uint8(slot + 1)
+	}
 }
 
 func (g *group) find(field uint32) (slot uint32, ok bool) {
@@ -527,6 +566,11 @@ func (g *group) release(slot uint32) {
 	if r.uses--; r.uses == 0 {
 		g.freeSlots = append(g.freeSlots, slot)
 		delete(g.bySlot, g.fields[slot])
+		for i := range g.byColumn {
+			if uint32(g.byColumn[i]) == slot+1 && g.byColumn[i] != manyFields {
+				g.byColumn[i] = 0
+			}
+		}
 	}
 }
 
@@ -822,9 +866,11 @@ func (m *matcher) load(t *objectType, g *group, c *change.Change, created bool) 
 			return err
 		}
 		m.columns = bitsOf(m.columns, len(t.columns))
-		for col := range t.columns {
-			if pos := l.position(int32(col)); pos >= 0 && m.differs[pos/64]&(1<<(pos%64)) != 0 {
-				m.columns[col/64] |= 1 << (col % 64)
+		for i, word := range m.differs {
+			for ; word != 0; word &= word - 1 {
+				if col := l.column(i*64 + bits.TrailingZeros64(word)); col >= 0 {
+					m.columns[col/64] |= 1 << (col % 64)
+				}
 			}
 		}
 		m.compare(g)
@@ -853,8 +899,9 @@ func bitsOf(b []uint64, n int) []uint64 {
 	return b
 }
 
-// compare lists the slots whose text is not the same on both sides. A verdict
-// can't change when no value it hangs on does.
+// compare lists the slots whose text is not the same on both sides: m.columns
+// says of which columns it is not. A verdict can't change when no value it hangs
+// on does.
 func (m *matcher) compare(g *group) {
 	differ := uint64(0)
 	for _, word := range m.columns {
@@ -864,6 +911,21 @@ func (m *matcher) compare(g *group) {
 	if differ&g.columns == 0 && !otherID {
 		return // most changes are of columns that nobody asks for
 	}
+	look := otherID
+	for i, word := range m.columns {
+		for ; word != 0 && !look; word &= word - 1 {
+			switch col := i*64 + bits.TrailingZeros64(word); {
+			case col >= directColumns || g.byColumn[col] == manyFields:
+				look = true
+			case g.byColumn[col] > 0:
+				m.changed = append(m.changed, uint32(g.byColumn[col])-1)
+			}
+		}
+	}
+	if !look {
+		return
+	}
+	m.changed = m.changed[:0]
 	for i, field := range g.fields {
 		f := &m.fields[field]
 		switch {
@@ -921,6 +983,7 @@ func (s *Set) decide(dst []Firing, g *group, created bool) (firings []Firing, do
 	for i := range m.hits.summary[:(g.used+4095)/4096] {
 		for m.hits.summary[i] != 0 {
 			word := uint32(i*64 + bits.TrailingZeros64(m.hits.summary[i]))
+			m.touched += g.touch(word*64, m.hits.words[word])
 			for m.hits.words[word] != 0 {
 				m.at = word*64 + uint32(bits.TrailingZeros64(m.hits.words[word]))
 				e := g.at(m.at)
@@ -953,6 +1016,21 @@ func (s *Set) decide(dst []Firing, g *group, created bool) (firings []Firing, do
 		}
 	}
 	return firings, true
+}
+
+// touch reads a little of each of several triggers. They are rarely in the
+// processor's caches; so they are waited for together, not one after the other.
+func (g *group) touch(first uint32, hits uint64) (sum uint32) {
+	if hits&(hits-1) == 0 {
+		return 0
+	}
+	for rest := hits; rest != 0; rest &= rest - 1 {
+		sum += g.at(first + uint32(bits.TrailingZeros64(rest))).source
+	}
+	for rest := hits; rest != 0; rest &= rest - 1 {
+		sum += uint32(g.at(first + uint32(bits.TrailingZeros64(rest))).code[0])
+	}
+	return sum
 }
 
 // isolate deals with a panic. If it came from reading a value, the value is at
