@@ -73,3 +73,41 @@ type PgautomateTrigger struct {
 	// A filter on the change itself, in the grammar of Close's webhooks: then the trigger fires for every change that passes it and after which query holds, whether or not it held before. NULL: none.
 	ExtraFilter json.RawMessage
 }
+
+// Triggers fired for the objects that match at one moment. To stop one: UPDATE … SET status = 'canceled'.
+type PgautomateTriggerBackfill struct {
+	// Firings name it as their cause: {"backfill": id}.
+	ID int64
+	// The trigger.
+	TriggerID int64
+	// Its version when the backfill was asked for; when the trigger changes, the backfill ends.
+	TriggerVersion int32
+	// The trigger's organization.
+	OrganizationID string
+	// pending until the matching objects are listed; running; completed; canceled; failed: error says why.
+	Status string
+	// The limit asked for: at most so many objects, by their ids. NULL: all.
+	MaxObjects *int64
+	// At most so many firings in any minute. NULL: no limit.
+	PerMinute *int32
+	// How many objects matched when they were listed. NULL: not listed yet.
+	Found *int64
+	// Firings written so far.
+	Fired int64
+	// Objects that were listed, but no longer matched when their turn came.
+	Skipped int64
+	// How far down the list it is; moves in the transaction that writes the firings.
+	Position int64
+	// When it goes on.
+	NextAt time.Time
+	// When a job was last queued for it.
+	KnockedAt time.Time
+	// Why it waits, failed, or was canceled by the engine.
+	Error *string
+	// When it was asked for.
+	CreatedAt time.Time
+	// When the matching objects were listed.
+	StartedAt *time.Time
+	// When it completed, failed or was canceled.
+	FinishedAt *time.Time
+}

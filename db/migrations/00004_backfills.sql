@@ -73,6 +73,25 @@ END $$;
 CREATE TRIGGER trigger_backfills_before_update BEFORE UPDATE ON pgautomate.trigger_backfills
     FOR EACH ROW EXECUTE FUNCTION pgautomate.trigger_backfills_before_update();
 
+-- Backfills make partitions, too. Who waited for the lock may still be told that there
+-- is none: a session hears of others' tables when it locks one.
+-- +goose StatementBegin
+CREATE OR REPLACE FUNCTION pgautomate.ensure_firing_partition(day date) RETURNS void LANGUAGE plpgsql AS $$
+DECLARE
+    part text := format('trigger_firings_%s', to_char(day, 'YYYYMMDD'));
+BEGIN
+    IF to_regclass('pgautomate.' || part) IS NOT NULL THEN
+        RETURN;
+    END IF;
+    PERFORM pg_advisory_xact_lock(hashtext('pgautomate.ensure_firing_partition'));
+    EXECUTE format('CREATE TABLE pgautomate.%I (LIKE pgautomate.trigger_firings INCLUDING DEFAULTS INCLUDING CONSTRAINTS)', part);
+    EXECUTE format('ALTER TABLE pgautomate.trigger_firings ATTACH PARTITION pgautomate.%I FOR VALUES FROM (%L) TO (%L)',
+        part, day::timestamp AT TIME ZONE 'UTC', (day + 1)::timestamp AT TIME ZONE 'UTC');
+EXCEPTION WHEN duplicate_table THEN
+    NULL;
+END $$;
+-- +goose StatementEnd
+
 -- +goose StatementBegin
 CREATE FUNCTION pgautomate.json_value(value json) RETURNS jsonb LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL UNSAFE AS $$
 BEGIN
