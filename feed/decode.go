@@ -35,7 +35,10 @@ const (
 	oldFull = 'O' // the whole row (REPLICA IDENTITY FULL)
 )
 
-var errTruncatedMessage = errors.New("message of the replication stream ends too early")
+var (
+	errTruncatedMessage = errors.New("it ends too early")
+	errLongMessage      = errors.New("it goes on after its end")
+)
 
 // wire is one parsed message. Which fields are set depends on kind; a wire is
 // reused, so a field of another kind may hold anything.
@@ -81,7 +84,7 @@ func (m *wire) parse(data []byte) error {
 		m.end = change.LSN(r.uint64())
 		m.time = postgresTime(r.uint64())
 	case kindRelation:
-		return m.parseRelation(&r)
+		m.parseRelation(&r)
 	case kindInsert:
 		m.relation = r.uint32()
 		r.expect('N')
@@ -96,14 +99,14 @@ func (m *wire) parse(data []byte) error {
 			mark = r.uint8()
 		}
 		if r.err == nil && mark != 'N' {
-			return fmt.Errorf("update without a new row: found %q", mark)
+			return fmt.Errorf("an update without a new row: found %q", mark)
 		}
 		m.new = r.tuple()
 	case kindDelete:
 		m.relation = r.uint32()
 		m.oldKind = r.uint8()
 		if r.err == nil && m.oldKind != oldKey && m.oldKind != oldFull {
-			return fmt.Errorf("delete without an old row: found %q", m.oldKind)
+			return fmt.Errorf("a delete without an old row: found %q", m.oldKind)
 		}
 		m.old, m.new = r.tuple(), nil
 	case kindTruncate:
@@ -118,16 +121,23 @@ func (m *wire) parse(data []byte) error {
 		m.lsn = change.LSN(r.uint64())
 		m.prefix = r.string()
 		m.content = r.bytes(int(r.uint32()))
-	case kindOrigin, kindType:
-		// Where a change came from first and the names of user types: neither
-		// says anything about an object.
+	case kindOrigin: // where a change came from first
+		r.uint64()
+		r.string()
+	case kindType: // the name of a user's type
+		r.uint32()
+		r.string()
+		r.string()
 	default:
-		return fmt.Errorf("unknown message %q in the replication stream", m.kind)
+		return errors.New("there is no such message")
+	}
+	if r.err == nil && r.at != len(data) {
+		r.err = errLongMessage
 	}
 	return r.err
 }
 
-func (m *wire) parseRelation(r *reader) error {
+func (m *wire) parseRelation(r *reader) {
 	oid := r.uint32()
 	m.relation = oid
 	schema := string(r.string())
@@ -135,7 +145,7 @@ func (m *wire) parseRelation(r *reader) error {
 	identity := r.uint8()
 	n := int(r.uint16())
 	if r.err != nil {
-		return r.err
+		return
 	}
 	if schema == "" {
 		schema = "pg_catalog" // the protocol's shorthand
@@ -146,12 +156,11 @@ func (m *wire) parseRelation(r *reader) error {
 		column := change.Column{Name: string(r.string()), TypeOID: r.uint32(), Key: flags&1 != 0}
 		r.uint32() // type modifier
 		if r.err != nil {
-			return r.err
+			return
 		}
 		columns = append(columns, column)
 	}
 	m.layout = &change.Relation{OID: oid, Schema: schema, Name: name, Identity: identity, Columns: columns}
-	return nil
 }
 
 // reader takes big-endian values off a message. After the first failure every
@@ -224,7 +233,7 @@ func (r *reader) string() []byte {
 
 func (r *reader) expect(mark byte) {
 	if got := r.uint8(); r.err == nil && got != mark {
-		r.fail(fmt.Errorf("expected %q in the replication stream, found %q", mark, got))
+		r.fail(fmt.Errorf("expected %q, found %q", mark, got))
 	}
 }
 

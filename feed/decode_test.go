@@ -4,7 +4,10 @@ import (
 	"bytes"
 	"context"
 	"encoding/binary"
+	"errors"
 	"log/slog"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -116,12 +119,13 @@ func fullRelTyped() *change.Relation {
 }
 
 // TestDecodeShortened: every message cut short anywhere is an error, not a
-// panic and not a change. (Origin and Type are not looked into.)
+// panic and not a change; and so is every message that goes on.
 func TestDecodeShortened(t *testing.T) {
 	t.Parallel()
 	for name, data := range all {
-		if name == "origin" || name == "typ" || name == "type" {
-			continue
+		var m wire
+		if err := m.parse(append(slices.Clip(data), 0)); err == nil {
+			t.Errorf("%s: a byte too many is accepted", name)
 		}
 		for n := range data {
 			var m wire
@@ -139,30 +143,100 @@ func (oneTable) Reload(context.Context) error                                   
 
 // testSession is a reader without a connection.
 func testSession() *session {
-	f := &Feed{cfg: Config{Objects: oneTable{}}, log: slog.New(slog.DiscardHandler)}
+	f := &Feed{cfg: Config{Objects: oneTable{}}, log: slog.New(slog.DiscardHandler), garbled: map[place]int{}, unreadable: map[uint32]int{}}
 	return &session{f: f, relations: map[uint32]*layout{}, queue: newQueue(1000, 1<<30), statusEvery: time.Hour,
 		tracker: NewTracker(1, 1), stopped: make(chan struct{})}
 }
 
-// TestMalformedRowsDoNotStopTheStream: the rest of the commit comes through.
+// read gives messages to a session, and what a feed keeps of the error that ends it to the next one.
+func read(t *testing.T, f *Feed, messages ...[]byte) (*session, error) {
+	t.Helper()
+	s := testSession()
+	s.f = f
+	for _, data := range messages {
+		if err := s.handle(t.Context(), data); err != nil {
+			if e, ok := errors.AsType[*garbledError](err); ok {
+				f.garbled[e.place]++
+			}
+			return s, err
+		}
+	}
+	return s, nil
+}
+
+// TestMalformedRowsDoNotStopTheStream: each is read again, twice, until it is taken for
+// what the server has; after three of a table its others are at once. The rest of the
+// commit comes through.
 func TestMalformedRowsDoNotStopTheStream(t *testing.T) {
 	t.Parallel()
-	s := testSession()
 	bad := bytes.Clone(insert)
 	bad[len(bad)-1] = '?'
 	binary := message('I', uint32(1), 'N', uint16(1), byte('b'), uint32(1), byte(0))
 	narrow := message('I', uint32(1), 'N', row("9"))
-	unnamed := message('I', uint32(77), 'N', row("9"))
-	for _, data := range [][]byte{begin, relation, bad, insert, binary, insert[:len(insert)-1], narrow, unnamed, commit} {
-		if err := s.handle(t.Context(), data); err != nil {
-			t.Fatalf("%q: %v", data, err)
+	long := append(bytes.Clone(insert), 0)
+	f := testSession().f
+	for n := range 6 {
+		_, err := read(t, f, begin, relation, bad, insert, binary, insert[:len(insert)-1], narrow, long, commit)
+		if e, ok := errors.AsType[*garbledError](err); !ok || e.place.commit != 0x16B374D8 {
+			t.Fatalf("reading %d: %v", n, err)
 		}
 	}
+	s, err := read(t, f, begin, relation, bad, insert, binary, insert[:len(insert)-1], narrow, long, commit)
+	if err != nil {
+		t.Fatal(err)
+	}
 	commits, _, _ := s.queue.take(nil)
-	want := []string{"lead 1: - -> 1,A,x,~ [>A]", "note undecodable 3 " + reasonMalformed,
-		"note undecodable 1 " + reasonWidth, "note undecodable 1 " + reasonUnnamed}
+	want := []string{"lead 1: - -> 1,A,x,~ [>A]", "note undecodable 4 " + reasonMalformed, "note undecodable 1 " + reasonWidth}
 	if diff := cmp.Diff(want, show(commits[0])); diff != "" {
 		t.Errorf("want -, got +:\n%s", diff)
+	}
+}
+
+// TestNonsenseStopsTheStream: what isn't a row of a known table is read again, twice,
+// then it is an error that says where.
+func TestNonsenseStopsTheStream(t *testing.T) {
+	t.Parallel()
+	changed := func(data []byte, at int) []byte {
+		c := bytes.Clone(data)
+		c[at] ^= 1
+		return c
+	}
+	const inside, outside = "transaction that commits at 0/16B374D8", "after the commit that ends at 0/0"
+	for name, test := range map[string]struct {
+		messages [][]byte
+		where    string
+	}{
+		"no such message":           {[][]byte{begin, relation, append([]byte{'?'}, insert[1:]...)}, inside},
+		"empty":                     {[][]byte{begin, relation, {}}, inside},
+		"unnamed table":             {[][]byte{begin, relation, changed(insert, 4)}, inside},
+		"unnamed table, truncated":  {[][]byte{begin, truncate}, inside},
+		"table cut short":           {[][]byte{begin, relation[:20]}, inside},
+		"change outside":            {[][]byte{begin, relation, commit, insert}, "ends at 0/16B37508"},
+		"message outside":           {[][]byte{logical}, outside},
+		"transaction cut short":     {[][]byte{begin[:9]}, outside},
+		"transaction inside":        {[][]byte{begin, relation, insert, begin}, "after 1 changes of the " + inside},
+		"end of another":            {[][]byte{begin, relation, changed(commit, 9)}, inside},
+		"end outside":               {[][]byte{commit}, outside},
+		"end before its beginning":  {[][]byte{begin, changed(commit, 15)}, inside},
+		"end cut short":             {[][]byte{begin, commit[:10]}, inside},
+		"end with something behind": {[][]byte{begin, append(bytes.Clone(commit), 0)}, inside},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			f := testSession().f
+			for range rereads {
+				if _, err := read(t, f, test.messages...); err == nil || isPermanent(err) {
+					t.Fatalf("error %v, want one after which it is read again", err)
+				}
+			}
+			s, err := read(t, f, test.messages...)
+			if !errors.Is(err, ErrUnreadable) || !strings.Contains(err.Error(), test.where) || !strings.Contains(err.Error(), recreate) {
+				t.Errorf("error %v, want one that says %q", err, test.where)
+			}
+			if test.where != "ends at 0/16B37508" && s.queue.length() != 0 {
+				t.Error("something is given to the applier")
+			}
+		})
 	}
 }
 

@@ -5,6 +5,8 @@ import (
 	"fmt"
 
 	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/pgautomate/pgautomate/change"
 )
 
 // Permanent errors. Run ends with one of these, wrapped in a line that says
@@ -27,6 +29,9 @@ var (
 	// ErrForeignServer: the checkpoint belongs to another server, or to a
 	// history of this one that it no longer has.
 	ErrForeignServer = errors.New("checkpoint of another server")
+	// ErrUnreadable: a message of the stream makes no sense, however often it is
+	// read again.
+	ErrUnreadable = errors.New("unreadable replication stream")
 )
 
 // ErrFenced is returned by Checkpoints.Advance when another process has moved
@@ -37,7 +42,7 @@ var ErrFenced = errors.New("another process moved the feed's checkpoint")
 // errStandby: the slot is in use by another process.
 var errStandby = errors.New("the slot is in use by another process")
 
-var permanent = []error{ErrServer, ErrPermission, ErrPublication, ErrForeignSlot, ErrSlotLost, ErrForeignServer}
+var permanent = []error{ErrServer, ErrPermission, ErrPublication, ErrForeignSlot, ErrSlotLost, ErrForeignServer, ErrUnreadable}
 
 func isPermanent(err error) bool {
 	for _, p := range permanent {
@@ -58,4 +63,29 @@ func sqlState(err error) string {
 		return pe.Code
 	}
 	return ""
+}
+
+// place is a message's place in the stream, the same however often it is read.
+type place struct {
+	commit change.CommitLSN // of the transaction that it is in; 0: of none
+	after  change.EndLSN    // else the end of the last one
+	n      int              // changes and messages before it in the transaction
+}
+
+func (p place) String() string {
+	if p.commit == 0 {
+		return fmt.Sprintf("after the commit that ends at %v", p.after)
+	}
+	return fmt.Sprintf("after %d changes of the transaction that commits at %v", p.n, p.commit)
+}
+
+// garbledError is a message that makes no sense. The session ends, for the next one
+// may be given it whole; see session.garbled.
+type garbledError struct {
+	place   place
+	problem string
+}
+
+func (e *garbledError) Error() string {
+	return fmt.Sprintf("a message of the replication stream, %v, makes no sense, it is read again: %s", e.place, e.problem)
 }

@@ -180,6 +180,11 @@ type Feed struct {
 	cfg Config
 	log *slog.Logger
 
+	// How often messages made no sense, and how many rows of a table, by its OID,
+	// will never do.
+	garbled    map[place]int
+	unreadable map[uint32]int
+
 	mu     sync.Mutex
 	status Status
 	live   *session // while streaming
@@ -216,7 +221,7 @@ func New(cfg Config) (*Feed, error) {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.Default()
 	}
-	f := &Feed{cfg: cfg, log: cfg.Logger.With("slot", cfg.Slot)}
+	f := &Feed{cfg: cfg, log: cfg.Logger.With("slot", cfg.Slot), garbled: map[place]int{}, unreadable: map[uint32]int{}}
 	f.status = Status{State: StateStarting, Since: time.Now()}
 	return f, nil
 }
@@ -271,6 +276,12 @@ func (f *Feed) Run(ctx context.Context) error {
 		}
 		if progressed {
 			backoff = f.cfg.MinBackoff
+		}
+		if e, ok := errors.AsType[*garbledError](err); ok {
+			if len(f.garbled) > 1000 { // long past
+				clear(f.garbled)
+			}
+			f.garbled[e.place]++
 		}
 		pause := f.cfg.StandbyInterval
 		switch {

@@ -753,7 +753,8 @@ const (
 	reasonUnknownID = "the id was not sent"
 	reasonKeyless   = "the id column is not part of the replica identity, so a deleted row cannot be named: ALTER TABLE … REPLICA IDENTITY FULL"
 	reasonMalformed = "malformed row"
-	reasonUnnamed   = "row of a table that the stream did not describe"
+	reasonUnnamed   = "a change of a table that the stream did not describe"
+	reasonOutside   = "a change outside a transaction"
 )
 
 // rowID gives the id in a row, borrowed from it, or why there is none.

@@ -5,9 +5,9 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -63,7 +63,9 @@ type session struct {
 	txn       netter
 	relations map[uint32]*layout
 	open      bool // between BEGIN and COMMIT
-	registry  bool // the open transaction carries a registry message
+	place     place
+	start     change.LSN // of the message, by its envelope: for COMMIT its end
+	registry  bool       // the open transaction carries a registry message
 	ahead     *LookAhead
 	idleAsked time.Time
 
@@ -142,6 +144,7 @@ func (f *Feed) session(ctx context.Context) (progressed bool, err error) {
 	if s.copied = copied; copied {
 		s.tracker = NewTracker(cp.Position, slot.confirmed) // until the standbys were looked at
 	}
+	s.place.after = cp.Position
 	s.txn.limit, s.txn.dir = f.cfg.MaxTransactionBytes, f.cfg.SpillDir
 	s.txn.opened = s.spills.add
 	s.txn.pause = func() error { return s.pause(ctx) }
@@ -385,8 +388,12 @@ func (s *session) read(ctx context.Context) error {
 		msg, err := s.frontend.Receive()
 		if err != nil {
 			var ne net.Error
-			if !errors.As(err, &ne) || !ne.Timeout() {
+			switch {
+			case errors.As(err, &ne) && ne.Timeout():
+			case ne != nil || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, line.ErrSilent):
 				return fmt.Errorf("read the replication stream: %w", err)
+			default:
+				return s.garbled(err.Error())
 			}
 			if err := s.tick(ctx); err != nil {
 				return err
@@ -411,6 +418,9 @@ func (s *session) read(ctx context.Context) error {
 			s.f.log.Info("server notice", "severity", msg.Severity, "message", msg.Message)
 		case *pgproto3.CopyDone, *pgproto3.CommandComplete, *pgproto3.ReadyForQuery:
 			return errors.New("the server ended the replication stream")
+		case *pgproto3.ParameterStatus:
+		default:
+			return s.garbled(fmt.Sprintf("%T does not belong here", msg))
 		}
 	}
 }
@@ -535,17 +545,18 @@ func (s *session) pause(ctx context.Context) error {
 
 func (s *session) copyData(ctx context.Context, data []byte) error {
 	if len(data) == 0 {
-		return errTruncatedMessage
+		return s.garbled(errTruncatedMessage.Error())
 	}
 	switch data[0] {
-	case 'w': // start, end, time: the messages inside say it better
+	case 'w': // start, end, time: the messages inside say it better, and COMMIT the same
 		if len(data) < 25 {
-			return errTruncatedMessage
+			return s.garbled(errTruncatedMessage.Error())
 		}
+		s.start = change.LSN(binary.BigEndian.Uint64(data[1:]))
 		return s.handle(ctx, data[25:])
 	case 'k':
-		if len(data) < 18 {
-			return errTruncatedMessage
+		if len(data) != 18 {
+			return s.garbled("a keepalive of the wrong length")
 		}
 		position := change.EndLSN(binary.BigEndian.Uint64(data[1:]))
 		s.mu.Lock()
@@ -564,6 +575,8 @@ func (s *session) copyData(ctx context.Context, data []byte) error {
 			}
 		}
 		s.persistIdle(asked)
+	default:
+		return s.garbled(fmt.Sprintf("there is no message %q", data[0]))
 	}
 	return nil
 }
@@ -572,41 +585,81 @@ func (s *session) copyData(ctx context.Context, data []byte) error {
 func (s *session) handle(ctx context.Context, data []byte) error {
 	m := &s.wire
 	if err := m.parse(data); err != nil {
-		return s.malformed(err)
+		return s.malformed(err.Error())
 	}
 	switch m.kind {
 	case kindBegin:
+		if s.open {
+			return s.garbled("BEGIN inside a transaction")
+		}
 		s.open, s.registry = true, false
+		s.place = place{commit: change.CommitLSN(m.lsn)}
 		s.txn.begin(m.xid)
 		s.mu.Lock()
 		s.tracker.Begin()
 		s.mu.Unlock()
 	case kindCommit:
+		if !s.open || change.CommitLSN(m.lsn) != s.place.commit || m.end <= m.lsn || s.start != 0 && s.start != m.end {
+			return s.garbled("COMMIT of no transaction, or of another one")
+		}
+		s.place = place{after: change.EndLSN(m.end)}
 		return s.commit(ctx)
 	case kindRelation:
 		return s.relation(ctx, m.layout)
 	case kindInsert, kindUpdate, kindDelete:
-		l := s.layoutOf(m.relation)
-		if l == nil || l.object == nil || !s.open {
+		l := s.relations[m.relation]
+		if problem := s.misfit(l); problem != "" {
+			return s.malformed(problem)
+		}
+		s.place.n++
+		if l.object == nil {
 			return nil
 		}
 		return s.row(l)
 	case kindTruncate:
 		for _, oid := range m.truncated {
-			if l := s.layoutOf(oid); l != nil && l.object != nil && s.open {
-				if err := s.row(l); err != nil {
-					return err
-				}
+			l := s.relations[oid]
+			if l == nil || !s.open {
+				return s.garbled(s.misfit(l))
+			}
+			if l.object == nil {
+				continue
+			}
+			if err := s.row(l); err != nil {
+				return err
 			}
 		}
+		s.place.n++
 	case kindMessage:
+		if m.transactional && !s.open {
+			return s.garbled(reasonOutside)
+		}
+		if !m.transactional {
+			return nil
+		}
+		s.place.n++
 		// Others' messages, e.g. heartbeats, are none of ours.
-		if m.transactional && s.open && strings.HasPrefix(borrow(m.prefix), "pgautomate.") {
+		if strings.HasPrefix(borrow(m.prefix), "pgautomate.") {
 			s.registry = s.registry || borrow(m.prefix) == change.MessageRegistry
 			s.txn.message(m.prefix, m.content)
 		}
 	}
 	return nil
+}
+
+// misfit says why a well-formed change can't be one of the table's; "" when it can.
+func (s *session) misfit(l *layout) string {
+	m := &s.wire
+	switch {
+	case !s.open:
+		return reasonOutside
+	case l == nil:
+		return reasonUnnamed
+	case m.kind == kindTruncate:
+	case m.new != nil && !sameWidth(l, m.new), m.old != nil && !sameWidth(l, m.old):
+		return reasonWidth
+	}
+	return ""
 }
 
 // row nets what the message did to a watched table.
@@ -635,36 +688,53 @@ func (s *session) finish() (c *change.Commit, size int, err error) {
 	return c, size, nil
 }
 
-// layoutOf gives nil for a table that the stream did not describe. The server
-// never does that; if it did, the change would be dropped and noted.
-func (s *session) layoutOf(oid uint32) *layout {
-	l := s.relations[oid]
-	if l == nil && s.open {
-		s.txn.note("undecodable", &change.Relation{Schema: "oid", Name: strconv.FormatUint(uint64(oid), 10)}, nil, reasonUnnamed)
+// rereads is how often a message that makes no sense is asked for again, and how many
+// rows of a table must stay so until the table is known to be unreadable.
+const rereads = 2
+
+// garbled is what becomes of a message that makes no sense. Nothing of it may be
+// applied, and it may not be left out: something on the way may have changed it, so
+// the commit is read again, on a new connection. What comes the same again and again
+// is so in the server, or not known here, and a person must look.
+func (s *session) garbled(problem string) error {
+	if s.f.garbled[s.place] >= rereads {
+		return fault(ErrUnreadable, "a message %v makes no sense: %s; it came so %d times: look for what changes bytes on the way from Postgres, "+
+			"or upgrade pgautomate; to go on behind it, %s", s.place, problem, rereads+1, recreate)
 	}
-	return l
+	return &garbledError{s.place, problem}
 }
 
-// malformed keeps a bad row from stopping the stream; a bad frame has to.
-func (s *session) malformed(err error) error {
+// malformed is garbled for what may be a row: one that comes the same again and again
+// does not stop the stream, as no poison may. It is noted, with its table.
+func (s *session) malformed(problem string) error {
+	err := s.garbled(problem)
 	m := &s.wire
-	switch m.kind {
-	case kindInsert, kindUpdate, kindDelete:
-		if l := s.relations[m.relation]; l != nil && l.object != nil && s.open {
-			s.txn.undecodable(l, reasonMalformed)
-		} else if l == nil && s.open {
-			s.layoutOf(m.relation)
-		}
-		return nil
-	case kindRelation:
-		delete(s.relations, m.relation) // its changes are noted
-		return nil
-	case kindBegin, kindCommit, kindTruncate:
-		return fmt.Errorf("replication stream: %w", err)
-	default:
-		s.f.log.Warn("unreadable message in the replication stream", "error", err)
-		return nil
+	if m.kind != kindInsert && m.kind != kindUpdate && m.kind != kindDelete {
+		return err
 	}
+	l := s.relations[m.relation]
+	if l == nil || !s.open {
+		return err
+	}
+	if s.f.unreadable[m.relation] <= rereads {
+		if !errors.Is(err, ErrUnreadable) {
+			return err
+		}
+		if s.f.garbled[s.place] == rereads { // not counted yet
+			s.f.garbled[s.place]++
+			s.f.unreadable[m.relation]++
+		}
+		s.f.log.Error("a row of the replication stream makes no sense, it is left out and noted", "table", l.relation.String(),
+			"place", s.place.String(), "problem", problem)
+	}
+	s.place.n++
+	if l.object != nil {
+		if problem != reasonWidth {
+			problem = reasonMalformed
+		}
+		s.txn.undecodable(l, problem)
+	}
+	return nil
 }
 
 // relation takes a table's layout. The server repeats layouts that did not
@@ -692,9 +762,6 @@ func equalLayout(a, b *change.Relation) bool {
 func (s *session) commit(ctx context.Context) error {
 	m := &s.wire
 	s.open = false
-	if s.txn.commit == nil {
-		return errors.New("replication stream: COMMIT without BEGIN")
-	}
 	c, size, err := s.finish()
 	if err != nil {
 		return err
