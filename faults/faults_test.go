@@ -72,6 +72,10 @@ func TestFaults(t *testing.T) {
 		{"failover, only the feed waits for the standby", nil, (*world).failoverGuarded},
 		{"failover to a standby without the last checkpoint", nil, (*world).failoverAhead},
 		{"failover, the feed waited for the standby", nil, (*world).failoverNotAhead},
+		{"kill -9 in the midst of a large transaction", []string{fmt.Sprintf("wal_sender_timeout=%ds", int(largeTimeout.Seconds()))}, (*world).largeKilled},
+		{"network: messages changed on the way", nil, (*world).garbage},
+		{"network: a row that stays unreadable", nil, (*world).spoiltRow},
+		{"network: a message that stays unreadable", nil, (*world).spoiltStream},
 		{"VACUUM held back", []string{"max_prepared_transactions=2"}, (*world).heldBack},
 		{"watched tables idle, others written", nil, (*world).othersWritten},
 	} {

@@ -110,8 +110,8 @@ func (p *Proxy) Sever() {
 	}
 }
 
-// Tamper has a function see, and perhaps change, each CopyData message that the server sends on replication connections
-// made from now on: its content, without type and length. It must not keep it. Nil ends that.
+// Tamper has a function see, and perhaps change, each CopyData message that the server sends on replication connections:
+// its content, without type and length. It must not keep it. Nil ends that.
 func (p *Proxy) Tamper(f func(message []byte) []byte) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
