@@ -31,6 +31,7 @@ import (
 	"github.com/riverqueue/river/riverdriver/riverpgxv5"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/pgautomate/pgautomate/backfill"
 	"github.com/pgautomate/pgautomate/catalog"
 	"github.com/pgautomate/pgautomate/db"
 	"github.com/pgautomate/pgautomate/db/dbq"
@@ -98,6 +99,12 @@ type Config struct {
 	// MaxTransactionBytes bounds the memory of the transaction being read; default
 	// 64 MiB. A larger one goes through temporary files.
 	MaxTransactionBytes int
+
+	// RelatedBytes bounds the memory of the rows that triggers across relations
+	// (has_related) are decided on: about 60 bytes for each row of the tables
+	// involved, beside its id and the columns that triggers mention. Default 1
+	// GiB. Triggers that need more are invalid, and say so.
+	RelatedBytes int
 	// SpillDir is the folder of those files, of about the size of the transaction's
 	// rows, old and new; default os.TempDir(). Not one in memory.
 	SpillDir string
@@ -137,6 +144,7 @@ type Engine struct {
 	lifecycle *scheduler.Lifecycle
 	firings   *scheduler.Batcher[firingKey, struct{}]
 	executor  *jobs.Executor
+	backfills *backfill.Worker
 
 	worker  dbq.HeartbeatParams
 	running atomic.Bool // River works
@@ -335,18 +343,23 @@ func (e *Engine) types() ([]string, error) {
 }
 
 func (e *Engine) prepareRiver() error {
+	workers := jobs.Workers(jobs.Work{
+		Action: func(ctx context.Context, id int64) error { return e.executor.Run(ctx, id) },
+		Firing: func(ctx context.Context, job *river.Job[jobs.FiringArgs]) error {
+			_, err := e.firings.Do(ctx, firingKey{job.Args.ID, job.Args.At})
+			return err
+		},
+		ObjectGone:    e.objectGone,
+		ObjectRenamed: e.objectRenamed,
+	}, e.cfg.ActionTimeout)
+	e.backfills = &backfill.Worker{
+		Pool: e.pool, River: func() *river.Client[pgx.Tx] { return e.river }, Catalog: e.catalog, Logger: e.logger, Observer: e.metrics,
+	}
+	river.AddWorker(workers, e.backfills)
 	config := &river.Config{
-		Schema: db.Schema,
-		Logger: db.Quiet(e.logger),
-		Workers: jobs.Workers(jobs.Work{
-			Action: func(ctx context.Context, id int64) error { return e.executor.Run(ctx, id) },
-			Firing: func(ctx context.Context, job *river.Job[jobs.FiringArgs]) error {
-				_, err := e.firings.Do(ctx, firingKey{job.Args.ID, job.Args.At})
-				return err
-			},
-			ObjectGone:    e.objectGone,
-			ObjectRenamed: e.objectRenamed,
-		}, e.cfg.ActionTimeout),
+		Schema:  db.Schema,
+		Logger:  db.Quiet(e.logger),
+		Workers: workers,
 		// River's own defaults are for long jobs on a quiet database: a job would
 		// wait 100 ms for the next fetch, and a killed worker's job an hour.
 		FetchCooldown:        5 * time.Millisecond,
@@ -361,7 +374,7 @@ func (e *Engine) prepareRiver() error {
 		if err != nil {
 			return err
 		}
-		config.Queues = map[string]river.QueueConfig{jobs.FiringQueue: {MaxWorkers: 200}}
+		config.Queues = map[string]river.QueueConfig{jobs.FiringQueue: {MaxWorkers: 200}, backfill.Queue: {MaxWorkers: backfill.Workers}}
 		for _, t := range types {
 			config.Queues[t] = river.QueueConfig{MaxWorkers: e.cfg.WorkersPerType}
 		}
@@ -398,7 +411,7 @@ func (e *Engine) feedConfig() feed.Config {
 	checkpoints := feed.NewCheckpoints(e.feedPool, slot)
 	e.matcher = firing.New(firing.Config{
 		Pool: e.feedPool, Source: e.feedPool, River: e.river, Catalog: e.catalog, Checkpoints: checkpoints, Logger: e.logger,
-		Observer: e.metrics, MaxDepth: e.cfg.MaxDepth,
+		Observer: e.metrics, MaxDepth: e.cfg.MaxDepth, MirrorBytes: int64(e.cfg.RelatedBytes),
 	})
 	return feed.Config{
 		Conn: e.cfg.DatabaseURL, Slot: slot, Publication: catalog.Publication,
@@ -473,6 +486,9 @@ func (e *Engine) Run(ctx context.Context) error {
 	}
 	if e.cfg.has(SchedulerPart) {
 		group.Go(func() error { return e.scheduler.Run(parts) })
+	}
+	if e.cfg.has(WorkersPart) {
+		group.Go(func() error { e.backfills.Run(parts); return nil })
 	}
 	group.Go(func() error {
 		defer stopBeat()

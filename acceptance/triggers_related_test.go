@@ -9,6 +9,8 @@ import (
 	"testing"
 
 	"github.com/jackc/pgx/v5"
+
+	"github.com/pgautomate/pgautomate/catalog"
 )
 
 // The cases of triggers across related objects.
@@ -303,4 +305,110 @@ func TestRelatedAgainstSQL(t *testing.T) {
 	if t.Failed() {
 		t.Log(strings.Join(script, "\n"))
 	}
+}
+
+// A table that is altered, truncated, unwatched: the rows that triggers look at follow.
+func TestRelatedTablesChange(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.crm()
+	w.run()
+	id := w.trigger("a", "qc", "lead", and("lead", hasRelated("lead", "contact", isCEO)))
+	none := w.trigger("a", "none", "lead", and("lead", hasRelated("lead", "contact", `{"type":"match_all"}`, negated)))
+	w.exec(`INSERT INTO lead (id, organization_id) VALUES (1, 'a'), (2, 'a')`)
+	w.exec(`INSERT INTO contact (id, organization_id, lead_id, title) VALUES (1, 'a', 1, 'CTO')`)
+	fired := func(what string, trigger int64, want int) {
+		t.Helper()
+		w.settle()
+		if n := w.firings(trigger, ""); n != want {
+			t.Errorf("%s: %d firings, want %d", what, n, want)
+		}
+	}
+	fired("before", id, 0)
+	fired("before", none, 2)
+	// The column's values change without any row's changing.
+	w.exec(`ALTER TABLE contact ALTER title TYPE text USING CASE title WHEN 'CTO' THEN 'CEO' END`)
+	w.exec(`ALTER TABLE contact ALTER title TYPE varchar(40)`)
+	w.exec(`UPDATE contact SET email = 'x' WHERE id = 1`)
+	w.settle()
+	w.exec(`UPDATE contact SET lead_id = 2 WHERE id = 1`)
+	fired("rewritten", id, 1)
+	fired("rewritten", none, 3)
+	// Renamed: the trigger says so, and is whole again afterwards.
+	w.exec(`ALTER TABLE contact RENAME title TO role`)
+	w.exec(`UPDATE contact SET email = 'y' WHERE id = 1`)
+	w.until("the trigger is invalid", func() bool {
+		return one[bool](w, `SELECT status = 'invalid' AND error LIKE '%title%' FROM pgautomate.triggers WHERE id = $1`, id)
+	})
+	w.exec(`ALTER TABLE contact RENAME role TO title`)
+	w.exec(`UPDATE contact SET email = 'z' WHERE id = 1`)
+	w.until("the trigger is active", func() bool {
+		return one[bool](w, `SELECT status = 'active' FROM pgautomate.triggers WHERE id = $1`, id)
+	})
+	w.exec(`UPDATE contact SET lead_id = 1 WHERE id = 1`)
+	fired("renamed and back", id, 2)
+	// Truncated: nothing fires, and what was there is forgotten.
+	w.exec(`TRUNCATE contact`)
+	fired("truncated", none, 4)
+	w.exec(`INSERT INTO contact (id, organization_id, lead_id, title) VALUES (2, 'a', 1, 'CEO')`)
+	fired("after the truncation", id, 3)
+	// While the engine is away.
+	w.halt()
+	w.exec(`UPDATE contact SET title = 'CTO' WHERE id = 2`)
+	w.exec(`TRUNCATE contact`)
+	w.exec(`INSERT INTO contact (id, organization_id, lead_id, title) VALUES (3, 'a', 2, 'CEO')`)
+	w.run()
+	fired("truncated while away", id, 4)
+	// Without has_related's table there is nothing to ask.
+	if _, err := catalog.Unwatch(t.Context(), w.db.Pool, "contact", false); err != nil {
+		t.Fatal(err)
+	}
+	w.exec(`UPDATE lead SET source = 'x' WHERE id = 2`)
+	w.until("the trigger is invalid", func() bool {
+		return one[bool](w, `SELECT status = 'invalid' AND error LIKE '%contact%' FROM pgautomate.triggers WHERE id = $1`, id)
+	})
+	w.exec(`DELETE FROM contact`)
+	w.watch(catalog.WatchOptions{Table: "public.contact", As: "contact", Organization: "organization_id"})
+	w.until("the trigger is active", func() bool {
+		return one[bool](w, `SELECT status = 'active' FROM pgautomate.triggers WHERE id = $1`, id)
+	})
+	w.exec(`INSERT INTO contact (id, organization_id, lead_id, title) VALUES (4, 'a', 2, 'CEO')`)
+	fired("watched again", id, 5)
+}
+
+// A bound on memory is kept, and the triggers that need more say so.
+func TestRelatedRowsThatAreTooMany(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.crm()
+	w.config.RelatedBytes = 1 << 20
+	w.exec(`INSERT INTO lead (id, organization_id) SELECT i, 'a' FROM generate_series(1, 100) i`)
+	w.exec(`INSERT INTO contact (id, organization_id, lead_id, title) SELECT i, 'a', 1 + i % 100, repeat('x', 100) FROM generate_series(1, 20000) i`)
+	w.run()
+	id := w.trigger("a", "qc", "lead", and("lead", hasRelated("lead", "contact", isCEO)))
+	other := w.trigger("a", "leads", "lead", qs("C"))
+	w.until("the trigger is invalid", func() bool {
+		return one[bool](w, `SELECT status = 'invalid' AND error LIKE '%--related-memory%' FROM pgautomate.triggers WHERE id = $1`, id)
+	})
+	w.exec(`UPDATE lead SET status_id = 'C' WHERE id = 1`)
+	w.settle()
+	if n := w.firings(other, ""); n != 1 {
+		t.Errorf("%d firings of another trigger", n)
+	}
+	// One that fits, and then grows.
+	w.exec(`TRUNCATE contact`)
+	w.settle()
+	w.exec(`UPDATE pgautomate.triggers SET name = 'again' WHERE id = $1`, id)
+	w.until("the trigger is active", func() bool {
+		return one[bool](w, `SELECT status = 'active' FROM pgautomate.triggers WHERE id = $1`, id)
+	})
+	w.exec(`INSERT INTO contact (id, organization_id, lead_id, title) VALUES (1, 'a', 1, 'CEO')`)
+	w.settle()
+	if n := w.firings(id, ""); n != 1 {
+		t.Errorf("%d firings", n)
+	}
+	w.exec(`INSERT INTO contact (id, organization_id, lead_id, title) SELECT i, 'a', 1 + i % 100, repeat('x', 100) FROM generate_series(2, 20000) i`)
+	w.until("the trigger is invalid", func() bool {
+		return one[bool](w, `SELECT status = 'invalid' AND error LIKE '%--related-memory%' FROM pgautomate.triggers WHERE id = $1`, id)
+	})
 }

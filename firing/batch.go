@@ -44,7 +44,8 @@ type batch struct {
 	locations map[string]*time.Location // of organizations whose triggers came
 
 	across []trigger.RelatedFiring
-	again  []string // types that the mirror must read again
+
+	outdatedType string // that the mirror must read again
 
 	quiet  int // changes since the clock was last looked at
 	spoken time.Time

@@ -260,7 +260,7 @@ func (m *Matcher) Apply(ctx context.Context, commits []*change.Commit, position 
 	if err := m.ensurePartitions(ctx, commits); err != nil {
 		return err
 	}
-	again := false
+	again, begun, registry, outdated := false, false, false, ""
 	err := pgx.BeginFunc(ctx, m.Pool, func(tx pgx.Tx) error {
 		q := dbq.New(tx)
 		// First what may take long without a word and holds no locks.
@@ -273,6 +273,7 @@ func (m *Matcher) Apply(ctx context.Context, commits []*change.Commit, position 
 		if err := q.BeEngine(ctx); err != nil {
 			return fmt.Errorf("feed: %w", err)
 		}
+		begun = true
 		if m.mirrors.store != nil {
 			m.mirrors.store.Begin()
 		}
@@ -280,9 +281,16 @@ func (m *Matcher) Apply(ctx context.Context, commits []*change.Commit, position 
 		m.pipelines = map[string]bool{}
 		for _, c := range commits {
 			if err := b.commit(ctx, c); err != nil {
+				outdated = b.outdatedType
 				return err
 			}
-			if len(b.again) > 0 || m.rewant && m.set.Related() && len(m.missing(m.mirrors.at)) > 0 {
+			if slices.ContainsFunc(c.Messages, func(msg change.Message) bool { return msg.Prefix == change.MessageRegistry }) {
+				// The tables are looked at anew, and so are related rows: what a table did
+				// while it was not watched did not come by.
+				position, again, registry = c.End, true, true
+				break
+			}
+			if m.rewant && m.set.Related() && len(m.missing(m.mirrors.at)) > 0 {
 				// A trigger wants more rows than the mirror has: they are read as of here.
 				position, again = c.End, true
 				break
@@ -295,8 +303,8 @@ func (m *Matcher) Apply(ctx context.Context, commits []*change.Commit, position 
 		failpoint.Hit("apply-before-commit")
 		return err
 	})
-	if errors.Is(err, feed.ErrAgain) {
-		return err // nothing was done yet
+	if errors.Is(err, feed.ErrAgain) && !begun {
+		return err
 	}
 	if err != nil {
 		// The set may be ahead of the checkpoint now: read it anew.
@@ -305,6 +313,8 @@ func (m *Matcher) Apply(ctx context.Context, commits []*change.Commit, position 
 		if m.mirrors.store != nil {
 			if bad := m.mirrors.store.Rollback(); bad != nil {
 				m.dropMirror()
+			} else if outdated != "" {
+				m.mirrors.store.Drop(outdated)
 			}
 		}
 		return err
@@ -316,6 +326,9 @@ func (m *Matcher) Apply(ctx context.Context, commits []*change.Commit, position 
 			m.mirrors.at = position
 		}
 		m.limitMirror()
+	}
+	if registry {
+		m.dropMirror()
 	}
 	m.position = position
 	m.marker.flush()

@@ -98,7 +98,8 @@ func (m *Matcher) LookAhead(ctx context.Context, checkpoint change.EndLSN) (*fee
 			return errors.Join(err, errors.New("the checkpoint has moved"))
 		}
 		if m.loaded && m.position == checkpoint {
-			return nil
+			m.verify = false
+			return m.refreshTypes(ctx) // triggers of tables that are not watched any more want nothing
 		}
 		m.position = checkpoint
 		return m.load(ctx, dbq.New(tx))
@@ -106,6 +107,7 @@ func (m *Matcher) LookAhead(ctx context.Context, checkpoint change.EndLSN) (*fee
 	if err != nil {
 		return nil, err
 	}
+	m.marker.flush()
 	m.rewant = true
 	missing := m.missing(checkpoint)
 	if len(missing) == 0 {
@@ -381,7 +383,8 @@ func (b *batch) consider(ctx context.Context, c *change.Commit, ch *change.Chang
 		return err
 	}
 	if b.outdated(c, ch.Object.Type, ch.Relation) {
-		b.again = append(b.again, ch.Object.Type)
+		b.outdatedType = ch.Object.Type
+		return feed.ErrAgain
 	}
 	counters, err := b.set.Consider(ch)
 	b.count(c, ch.Object.Type, counters)
@@ -392,8 +395,8 @@ func (b *batch) consider(ctx context.Context, c *change.Commit, ch *change.Chang
 }
 
 // outdated says whether the columns that the mirror keeps of a table are not
-// what they were when it was read: then it is read again, for the rows that the
-// commit did not touch may look different now.
+// what they were when it was read: then it is read again before the commit is
+// considered, for a table that was rewritten sends none of its rows.
 func (m *Matcher) outdated(c *change.Commit, objectType string, rel *change.Relation) bool {
 	t, built := m.mirrors.store.Table(objectType), m.mirrors.built[objectType]
 	if t == nil || change.LSN(c.LSN) < built.mark && built.seen.has(c.XID) {
@@ -443,10 +446,6 @@ func (b *batch) settle(ctx context.Context, c *change.Commit, cause *jobs.Cause,
 	}
 	if len(fired) == 0 {
 		b.count(c, "", counters)
-	}
-	for _, objectType := range b.again {
-		store.Drop(objectType)
-		b.rewant = true
 	}
 	if len(fired) == 0 {
 		return nil

@@ -82,6 +82,8 @@ func (m *model) put(id, organization string, rel *change.Relation, row change.Ro
 		kept := "n"
 		if at := rel.Index(name); at >= 0 {
 			kept = string(cells[at].Kind) + string(cells[at].Data)
+		} else if had {
+			kept = before.cells[i]
 		}
 		switch {
 		case name == m.spec.ID:
@@ -532,6 +534,9 @@ func TestLoaderIsTheCheckpoint(t *testing.T) {
 		some := func() stored {
 			org := anOrganization(t)
 			rel, row := aRow(t, false)
+			for rel == narrow { // it lacks columns: what they were is not in it
+				rel, row = aRow(t, false)
+			}
 			return stored{org, rel, row}
 		}
 		for range rapid.IntRange(0, 8).Draw(t, "rows") {

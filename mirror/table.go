@@ -155,7 +155,7 @@ func (t *Table) walk(list int, place uint32, f func(Row) bool) {
 // Put makes a row what the stream says. rel is the layout of row, which is a full
 // image but for values that the change left alone (change.Unchanged): these stay
 // as they are, and are unknown in a row that is new here. A column that rel lacks
-// becomes NULL. It says whether anything that is kept changed.
+// stays as it is, too, and is NULL in a new row. It says whether anything that is kept changed.
 //
 // After an error nothing has changed.
 func (t *Table) Put(id, organization string, rel *change.Relation, row change.Row) (changed bool, err error) {
@@ -285,8 +285,11 @@ func (t *Table) image(id []byte, place uint32, before *entry, rel *change.Relati
 	s.image = s.head(len(positions))
 	for i, position := range positions {
 		c := change.Cell{Kind: change.Null}
-		if position >= 0 {
+		switch {
+		case position >= 0:
 			c = s.cells[position]
+		case place != 0:
+			c.Kind = change.Unchanged
 		}
 		switch {
 		case i == t.rows.id:

@@ -76,11 +76,10 @@ type relatedTrigger struct {
 
 // relationPath is a way from a trigger's own type to a related one.
 type relationPath struct {
-	edges  []*edge
-	fields []uint32 // of the last one's type, whose change may matter
+	edges   []*edge
+	fields  []uint32           // of the last one's type, whose change may matter
+	watched typeInOrganization // whose changes it has to know of
 }
-
-func (p *relationPath) end() *objectType { return p.edges[len(p.edges)-1].other }
 
 // watcher wants to know of changes of related rows.
 type watcher struct {
@@ -239,20 +238,13 @@ func (s *Set) relate(id int64, t *objectType, organization string, e, before *ex
 	key := typeInOrganization{t, organization}
 	r.roots[key] = append(r.roots[key], rt)
 	for i := range rt.paths {
-		key := rt.watched(i)
-		r.watchers[key] = append(r.watchers[key], watcher{rt, i})
-	}
-}
-
-// watched says whose changes a path has to know of.
-func (rt *relatedTrigger) watched(i int) typeInOrganization {
-	p := &rt.paths[i]
-	for _, e := range p.edges {
-		if !e.isolated() {
-			return typeInOrganization{p.end(), ""}
+		p := &rt.paths[i]
+		p.watched = typeInOrganization{p.edges[len(p.edges)-1].other, organization}
+		if slices.ContainsFunc(p.edges, func(e *edge) bool { return !e.isolated() }) {
+			p.watched.organization = ""
 		}
+		r.watchers[p.watched] = append(r.watchers[p.watched], watcher{rt, i})
 	}
-	return typeInOrganization{p.end(), rt.organization}
 }
 
 // follow gathers the fields of a type that an expression hangs on, and the paths
@@ -280,7 +272,7 @@ func (s *Set) follow(rt *relatedTrigger, t *objectType, way []*edge, e *expr, fi
 		longer := append(slices.Clone(way), edge)
 		inner := []uint32{edge.other.field(fieldSpec{specColumn, edge.otherColumn})}
 		inner = s.follow(rt, edge.other, longer, &e.related.query, inner)
-		rt.paths = append(rt.paths, relationPath{longer, inner})
+		rt.paths = append(rt.paths, relationPath{edges: longer, fields: inner})
 	default:
 		add(t.field(e.spec))
 		switch e.spec.kind {
@@ -327,7 +319,7 @@ func (s *Set) unrelate(id int64) bool {
 		delete(r.roots, key)
 	}
 	for i := range rt.paths {
-		key := rt.watched(i)
+		key := rt.paths[i].watched
 		if r.watchers[key] = slices.DeleteFunc(r.watchers[key], func(w watcher) bool { return w.trigger == rt }); len(r.watchers[key]) == 0 {
 			delete(r.watchers, key)
 		}

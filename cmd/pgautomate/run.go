@@ -29,7 +29,7 @@ var parts = []string{string(pgautomate.FeedPart), string(pgautomate.SchedulerPar
 
 func (a *app) run() *cobra.Command {
 	var only, queues []string
-	var listen, slot, memory, spillDir string
+	var listen, slot, memory, spillDir, related string
 	var workers int
 	c := &cobra.Command{
 		Use:   "run",
@@ -60,6 +60,9 @@ to a local mailbox), PGAUTOMATE_MAX_TRANSACTION_MEMORY, PGAUTOMATE_SPILL_DIR.`,
 			if cfg.MaxTransactionBytes, cfg.SpillDir, err = spilling(memory, spillDir); err != nil {
 				return err
 			}
+			if cfg.RelatedBytes, err = size(related); err != nil || cfg.RelatedBytes < 1<<20 {
+				return usageError{fmt.Errorf("--related-memory %q: give a size of at least 1MiB, such as 512MiB or 4GiB", related)}
+			}
 			return a.serve(cmd.Context(), cfg, only, listen, func() error {
 				fmt.Println("pgautomate ready")
 				return nil
@@ -73,6 +76,8 @@ to a local mailbox), PGAUTOMATE_MAX_TRANSACTION_MEMORY, PGAUTOMATE_SPILL_DIR.`,
 	c.Flags().StringVar(&slot, "slot", "", "`name` of the replication slot (default pgautomate_<database>)")
 	c.Flags().StringVar(&memory, "max-transaction-memory", env("PGAUTOMATE_MAX_TRANSACTION_MEMORY", "64MiB"),
 		"`size` beyond which a transaction goes through temporary files (PGAUTOMATE_MAX_TRANSACTION_MEMORY)")
+	c.Flags().StringVar(&related, "related-memory", env("PGAUTOMATE_RELATED_MEMORY", "1GiB"),
+		"`size` of the rows that triggers with has_related may keep in memory (PGAUTOMATE_RELATED_MEMORY)")
 	c.Flags().StringVar(&spillDir, "spill-dir", os.Getenv("PGAUTOMATE_SPILL_DIR"),
 		"`folder` of these files, about as large as the transaction's rows, old and new (PGAUTOMATE_SPILL_DIR; default TMPDIR)")
 	return c

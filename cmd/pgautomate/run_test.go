@@ -30,7 +30,7 @@ func TestSpilling(t *testing.T) {
 	}
 	// Wrong usage, before anything is started.
 	for _, args := range [][]string{
-		{"--max-transaction-memory", "lots"}, {"--max-transaction-memory", "1KiB"},
+		{"--max-transaction-memory", "lots"}, {"--max-transaction-memory", "1KiB"}, {"--related-memory", "some"},
 		{"--spill-dir", filepath.Join(dir, "nowhere")},
 	} {
 		if code := run(t.Context(), append([]string{"run", "--database-url", "postgres://127.0.0.1:1/none"}, args...)); code != 2 {
