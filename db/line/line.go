@@ -20,14 +20,17 @@ package line
 import (
 	"context"
 	"crypto/tls"
+	"encoding/binary"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"strconv"
 	"sync"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgproto3"
 )
 
 // Bound is how long after a cut a connection is given up at the latest, if the server can be reached anew.
@@ -81,6 +84,9 @@ func watch(cfg *pgconn.Config, lost func(), l limits) {
 	g.cfg.ConnectTimeout = l.within
 	g.cfg.ValidateConnect, g.cfg.AfterConnect = nil, nil
 	cfg.DialFunc = g.dial
+	cfg.BuildFrontend = func(r io.Reader, w io.Writer) *pgproto3.Frontend {
+		return pgproto3.NewFrontend(&answers{Reader: r, conn: below(w)}, w)
+	}
 }
 
 func (g *guard) dial(ctx context.Context, network, address string) (net.Conn, error) {
@@ -105,19 +111,19 @@ type Conn struct {
 	writing   time.Time          // as reading
 	read      time.Time          // when something came last
 	written   time.Time          // when a part of something large was last taken from us
-	owed      time.Time          // the first write since then
+	owed      time.Time          // the first write since something came
+	complete  bool               // what came last ended an answer
 	cancel    context.CancelFunc // ends the watch
 	closed    bool
 	err       error // why it was given up
 }
 
-// of gives the watched connection below a Postgres connection, or nil: it is a unix socket, or not watched.
-func of(conn *pgconn.PgConn) *Conn {
-	nc := conn.Conn()
-	if t, ok := nc.(*tls.Conn); ok {
-		nc = t.NetConn()
+// below gives the watched connection below a Postgres connection, or nil: it is a unix socket, or not watched.
+func below(conn any) *Conn {
+	if t, ok := conn.(*tls.Conn); ok {
+		conn = t.NetConn()
 	}
-	c, _ := nc.(*Conn)
+	c, _ := conn.(*Conn)
 	return c
 }
 
@@ -131,10 +137,9 @@ SELECT pg_backend_pid(),
        CASE WHEN version() LIKE '%linux%' AND current_setting('client_connection_check_interval') = '0'
             THEN set_config('client_connection_check_interval', '10s', false) END`
 
-// Identify begins the watch of a connection that was made with a configuration given to Watch. Who waits for
-// notifications on it must say something now and then, for a silence that nobody breaks is taken for a dead line.
+// Identify begins the watch of a connection that was made with a configuration given to Watch.
 func Identify(ctx context.Context, conn *pgconn.PgConn) error {
-	c := of(conn)
+	c := below(conn.Conn())
 	if c == nil {
 		return nil
 	}
@@ -157,7 +162,7 @@ func Identify(ctx context.Context, conn *pgconn.PgConn) error {
 
 // Stream says that the connection is now a stream of replication, whose server answers at once whenever it waits.
 func Stream(conn *pgconn.PgConn) {
-	if c := of(conn); c != nil {
+	if c := below(conn.Conn()); c != nil {
 		c.mu.Lock()
 		defer c.mu.Unlock()
 		c.streaming = true
@@ -224,6 +229,43 @@ func (c *Conn) Close() error {
 	return c.Conn.Close()
 }
 
+// answers sees where the server's answers end.
+type answers struct {
+	io.Reader
+
+	conn *Conn
+	head []byte // of the message that begins
+	left int    // bytes of the message to come
+}
+
+func (a *answers) Read(b []byte) (int, error) {
+	n, err := a.Reader.Read(b)
+	if a.conn != nil {
+		a.conn.mu.Lock()
+		defer a.conn.mu.Unlock()
+		for came := b[:n]; len(came) > 0; {
+			if skip := min(a.left, len(came)); skip > 0 {
+				a.left, came = a.left-skip, came[skip:]
+				continue
+			}
+			a.head, came = append(a.head, came[0]), came[1:]
+			if len(a.head) < 5 {
+				continue
+			}
+			a.left = max(0, int(binary.BigEndian.Uint32(a.head[1:]))-4)
+			switch a.head[0] {
+			case 'Z': // ReadyForQuery
+				a.conn.complete = true
+			case 'A', 'N', 'S': // notifications and notices, which come at any time
+			default:
+				a.conn.complete = false
+			}
+			a.head = a.head[:0]
+		}
+	}
+	return n, err
+}
+
 // sight is what is known of a connection at a moment.
 type sight struct {
 	waiting bool      // somebody waits in Read or Write
@@ -236,7 +278,8 @@ func (c *Conn) see() sight {
 	defer c.mu.Unlock()
 	s := sight{waiting: !c.reading.IsZero() || !c.writing.IsZero(), silent: c.owed, moved: later(c.read, c.written)}
 	if s.silent.IsZero() {
-		s.silent = c.reading // the server owes nothing that we know of: a notification, or the rest of an answer
+		s.silent = c.reading                 // for the rest of an answer
+		s.waiting = s.waiting && !c.complete // not for a notification, which may come or not
 	}
 	s.silent = later(s.silent, s.moved)
 	return s

@@ -210,6 +210,14 @@ func TestLong(t *testing.T) {
 			_, err := conn.CopyFrom(w.t.Context(), slow(strings.NewReader(strings.Repeat("x\n", 150_000))), "COPY t FROM STDIN")
 			return err
 		},
+		"notification": func(w *world, conn *pgconn.PgConn) error {
+			if err := query(w.t, conn, "LISTEN it"); err != nil {
+				return err
+			}
+			timer := time.AfterFunc(3*time.Second, func() { _, _ = w.db.Pool.Exec(context.Background(), "NOTIFY it") })
+			defer timer.Stop()
+			return conn.WaitForNotification(w.t.Context())
+		},
 		"pause": func(w *world, conn *pgconn.PgConn) error {
 			time.Sleep(3 * time.Second)
 			return query(w.t, conn, "SELECT 1")
