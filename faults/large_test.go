@@ -52,7 +52,7 @@ func (w *world) largeKilled() {
 	if n, err := strconv.Atoi(os.Getenv("FAULT_ROWS")); err == nil {
 		rows = n
 	}
-	due := rows / 3 * 2
+	due := rows - rows/3
 	const flushed = 5000 // firings are written in portions of these
 	isCustomer := field("status_id", `{"type":"term","values":["C"]}`)
 	large := w.trigger("large", "customers", query(isCustomer), "log", `{"message":"fired"}`)
