@@ -15,7 +15,9 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgxpool"
 
+	"github.com/pgautomate/pgautomate/change"
 	"github.com/pgautomate/pgautomate/jobs"
 	"github.com/pgautomate/pgautomate/trigger"
 )
@@ -77,6 +79,51 @@ func (c *Catalog) Documents(ctx context.Context, q Querier, objectType string, i
 		return nil, rowError(objectType, err)
 	}
 	return found, nil
+}
+
+// StreamSettings make a transaction print values as the replication stream does.
+const StreamSettings = `SET LOCAL client_encoding = 'UTF8'; SET LOCAL datestyle = 'ISO'; SET LOCAL intervalstyle = 'postgres';
+	SET LOCAL timezone = 'UTC'; SET LOCAL extra_float_digits = 3; SET LOCAL bytea_output = 'hex'`
+
+// Image reads an object's row as the replication stream would send it, with its
+// organization; nil when there is none.
+func (c *Catalog) Image(ctx context.Context, pool *pgxpool.Pool, objectType, id string) (rel *change.Relation, row change.Row, organization string, err error) {
+	t := c.Type(objectType)
+	if t == nil || t.Column(t.ID) == nil {
+		return nil, nil, "", NotWatched(objectType)
+	}
+	rel = t.Layout()
+	columns := make([]string, len(rel.Columns))
+	for i, col := range rel.Columns {
+		columns[i] = "t." + ident(col.Name)
+	}
+	err = pgx.BeginFunc(ctx, pool, func(tx pgx.Tx) error {
+		if _, err := tx.Exec(ctx, StreamSettings); err != nil {
+			return err
+		}
+		sql := "SELECT " + strings.Join(columns, ", ") + " FROM " + t.Quoted + " t WHERE " + t.byID("t", 1)
+		// As text: a value's own output, which is not always what a cast to text gives.
+		result := tx.Conn().PgConn().ExecParams(ctx, sql, [][]byte{[]byte(id)}, nil, nil, []int16{pgx.TextFormatCode}).Read()
+		if result.Err != nil {
+			return rowError(objectType+" "+id, result.Err)
+		}
+		if len(result.Rows) == 0 {
+			return nil
+		}
+		cells := make([]change.Cell, len(columns))
+		for i, v := range result.Rows[0] {
+			cells[i] = change.Cell{Kind: change.Null}
+			if v != nil {
+				cells[i] = change.Cell{Kind: change.Text, Data: v}
+			}
+		}
+		row, organization = change.MakeRow(cells), change.DefaultOrganization
+		if t.Organization != "" {
+			organization = string(cells[rel.Index(t.Organization)].Data)
+		}
+		return nil
+	})
+	return rel, row, organization, err
 }
 
 func decode(raw []byte) (map[string]any, error) {

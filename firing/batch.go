@@ -45,6 +45,11 @@ type batch struct {
 
 	across []trigger.RelatedFiring
 
+	taken []struct { // of each commit so far
+		suppressed bool
+		depth      int
+	}
+
 	outdatedType string // that the mirror must read again
 
 	quiet  int // changes since the clock was last looked at
@@ -100,6 +105,10 @@ func (b *batch) commit(ctx context.Context, c *change.Commit) error {
 			return fmt.Errorf("cause: %w", err)
 		}
 	}
+	b.taken = append(b.taken, struct {
+		suppressed bool
+		depth      int
+	}{suppressed, depth})
 	kept := 0
 	across := b.mirrors.store != nil && !suppressed
 	var gone goneIDs

@@ -17,6 +17,7 @@ import (
 	"log/slog"
 	"slices"
 	"strconv"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -92,6 +93,9 @@ type Matcher struct {
 	pipelines  map[string]bool   // object types with pipelines; per batch
 	unusable   map[string]string // object types whose rows belong to nobody, and why
 	poisoned   map[int64]int32   // triggers that are off because their evaluation failed, with their versions
+
+	mu     sync.Mutex // what follows is also looked at by who explains
+	recent recent
 
 	mirrors mirrors
 	rewant  bool // what the triggers want of the mirror may have changed
@@ -257,10 +261,13 @@ func (m *Matcher) Preload(ctx context.Context) error {
 
 // Apply implements feed.Applier.
 func (m *Matcher) Apply(ctx context.Context, commits []*change.Commit, position change.EndLSN) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
 	if err := m.ensurePartitions(ctx, commits); err != nil {
 		return err
 	}
 	again, begun, registry, outdated := false, false, false, ""
+	var b *batch
 	err := pgx.BeginFunc(ctx, m.Pool, func(tx pgx.Tx) error {
 		q := dbq.New(tx)
 		// First what may take long without a word and holds no locks.
@@ -277,7 +284,7 @@ func (m *Matcher) Apply(ctx context.Context, commits []*change.Commit, position 
 		if m.mirrors.store != nil {
 			m.mirrors.store.Begin()
 		}
-		b := &batch{Matcher: m, tx: tx, q: q, notes: newNotes()}
+		b = &batch{Matcher: m, tx: tx, q: q, notes: newNotes()}
 		m.pipelines = map[string]bool{}
 		for _, c := range commits {
 			if err := b.commit(ctx, c); err != nil {
@@ -329,6 +336,9 @@ func (m *Matcher) Apply(ctx context.Context, commits []*change.Commit, position 
 	}
 	if registry {
 		m.dropMirror()
+	}
+	for i := range b.taken {
+		m.recent.add(commits[i], b.taken[i].suppressed, b.taken[i].depth)
 	}
 	m.position = position
 	m.marker.flush()

@@ -92,10 +92,15 @@ func covers(has, want mirror.Spec) bool {
 // LookAhead implements feed.Ahead: it fills the mirror when it is not the
 // checkpoint's, or lacks something.
 func (m *Matcher) LookAhead(ctx context.Context, checkpoint change.EndLSN) (*feed.LookAhead, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
 	err := pgx.BeginTxFunc(ctx, m.Pool, pgx.TxOptions{IsoLevel: pgx.RepeatableRead}, func(tx pgx.Tx) error {
 		cp, found, err := m.Checkpoints.Load(ctx)
 		if err != nil || !found || cp.Position != checkpoint {
 			return errors.Join(err, errors.New("the checkpoint has moved"))
+		}
+		if m.position != checkpoint {
+			m.recent.forget()
 		}
 		if m.loaded && m.position == checkpoint {
 			m.verify = false
@@ -170,7 +175,7 @@ func (m *Matcher) fill(ctx context.Context, checkpoint change.EndLSN, specs []mi
 	exact := true
 	return &feed.LookAhead{
 		Until: mark,
-		Commit: func(c *change.Commit) error {
+		Commit: func(c *change.Commit) error { // into the loaders, of which nobody else knows
 			if !seen.has(c.XID) {
 				return nil // not in what was read: nothing to take back
 			}
@@ -184,6 +189,8 @@ func (m *Matcher) fill(ctx context.Context, checkpoint change.EndLSN, specs []mi
 			return nil
 		},
 		Done: func() error {
+			m.mu.Lock()
+			defer m.mu.Unlock()
 			undone := 0
 			for _, l := range loaders {
 				undone += l.Undone()
@@ -297,8 +304,7 @@ func (m *Matcher) snapshot(ctx context.Context) (conn *pgxpool.Conn, seen snapsh
 		}
 	}()
 	for attempt := 0; ; attempt++ {
-		_, err = conn.Exec(ctx, `BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY; SET LOCAL client_encoding = 'UTF8'; SET LOCAL datestyle = 'ISO';
-			SET LOCAL intervalstyle = 'postgres'; SET LOCAL timezone = 'UTC'; SET LOCAL extra_float_digits = 3; SET LOCAL bytea_output = 'hex';
+		_, err = conn.Exec(ctx, `BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY; `+catalog.StreamSettings+`;
 			SET LOCAL statement_timeout = 0; SET LOCAL idle_in_transaction_session_timeout = 0`)
 		if err != nil {
 			return nil, seen, 0, fmt.Errorf("read related rows: %w", err)

@@ -15,7 +15,9 @@ import (
 
 	"github.com/pgautomate/pgautomate"
 	"github.com/pgautomate/pgautomate/catalog"
+	"github.com/pgautomate/pgautomate/change"
 	"github.com/pgautomate/pgautomate/db"
+	"github.com/pgautomate/pgautomate/firing"
 	"github.com/pgautomate/pgautomate/server"
 	"github.com/pgautomate/pgautomate/trigger"
 )
@@ -207,7 +209,71 @@ func (a *app) trigger() *cobra.Command {
 		},
 	}
 	check.Flags().StringVar(&objectType, "object-type", "", "the object `type` (default: the one that the query names)")
-	return group("trigger", "Check triggers", check)
+	return group("trigger", "Check and explain triggers, look at what they match, fire them for it", check, a.explain(), a.preview(), a.backfill())
+}
+
+func (a *app) explain() *cobra.Command {
+	var commit string
+	var asJSON bool
+	c := &cobra.Command{
+		Use:   "explain ID OBJECT_ID",
+		Short: "Say why a trigger fired for an object, or did not, node by node",
+		Long: `Explains the object's latest change, or with --commit the one at or before a
+position: what each node of the trigger's query was before and after it. The
+process that feeds keeps the latest changes and answers.`,
+		Args: exactly(2),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			id, err := strconv.ParseInt(args[0], 10, 64)
+			if err != nil {
+				return usageError{fmt.Errorf("trigger %q: give its id, a number", args[0])}
+			}
+			var at *string
+			if commit != "" {
+				if _, err := change.ParseLSN(commit); err != nil {
+					return usageError{fmt.Errorf("--commit: %w", err)}
+				}
+				at = &commit
+			}
+			pool, err := a.open(cmd.Context())
+			if err != nil {
+				return err
+			}
+			defer pool.Close()
+			x, err := firing.Ask(cmd.Context(), pool, id, args[1], at)
+			if err != nil {
+				return fmt.Errorf("trigger %d: %w", id, err)
+			}
+			if asJSON {
+				return json.NewEncoder(os.Stdout).Encode(x)
+			}
+			show(x)
+			return nil
+		},
+	}
+	c.Flags().StringVar(&commit, "commit", "", "explain the last change at or before this `position` of the log")
+	c.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	return c
+}
+
+func show(x *firing.Explanation) {
+	fmt.Printf("%s: trigger %s, version %d, object %s\n", x.Verdict, x.TriggerID, x.Version, x.ObjectID)
+	if x.CommitLSN != "" {
+		fmt.Printf("commit %s at %s\n", x.CommitLSN, x.CommittedAt.Format(time.RFC3339Nano))
+	}
+	if x.Note != "" {
+		fmt.Println(x.Note)
+	}
+	fmt.Printf("%-9s %-9s %s\n", "before", "after", "node")
+	for _, n := range x.Nodes {
+		before, after := n.Before, n.After
+		if before == "" {
+			before = "-"
+		}
+		if after == "" {
+			after = "-"
+		}
+		fmt.Printf("%-9s %-9s %s %s\n", before, after, n.Pointer, n.Node)
+	}
 }
 
 func readFile(name string) ([]byte, error) {
