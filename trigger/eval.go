@@ -260,18 +260,19 @@ type matcher struct {
 	before, after side
 	counters      Counters
 
-	differs    []uint64 // a bit for each cell that is not the same, if both rows have one layout
-	columns    []uint64 // a bit for each of objectType.columns that is not the same
-	changed    []uint32 // slots that are not the same
-	hits       hits     // what probe brought up
-	related    []uint32 // references with refRelated that probe brought up
-	onlyAccess uint64   // keyAccess: pass over other postings
-	guards     [1 << (32 - guardBits)]guardState
-	folded     []byte // scratch of hashFold
-	touched    uint32 // see group.touch
+	differs []uint64 // a bit for each cell that is not the same, if both rows have one layout
+	columns []uint64 // a bit for each of objectType.columns that is not the same
+	changed []uint32 // slots that are not the same
+	hits    hits     // what probe brought up
+	related []uint32 // references with refRelated that probe brought up
+	index   int      // changes or creations
+	numbers []uint32 // of the triggers that were brought up
+	guards  [1 << (32 - guardBits)]guardState
+	folded  []byte // scratch of hashFold
+	sum     uint32 // see group.touch
 
 	reading *fieldValue // being parsed: what a panic is blamed on, before the trigger
-	at      uint32      // trigger being evaluated: what a panic is blamed on otherwise
+	at      int         // index into numbers of the trigger being evaluated: what a panic is blamed on otherwise
 
 	// Of evaluation on the mirror: see relations.
 	set          *Set // nil: relations are unknown

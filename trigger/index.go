@@ -15,20 +15,18 @@ import "slices"
 
 // posting stands under a key for a trigger.
 //
-//	key = slot (14 bits) | class (6) | value (43) | access (1)
+//	key = slot (15 bits) | class (6) | value (43)
 //	val = guard (32)     | refRelated (1) | number of the trigger in its group (31)
 //
-// Values are hashes for equality, and for ranges prefixes that keep the order.
-// The access bit is on those postings that a created object is looked up under:
-// enough of a trigger's to find it whenever it can match at all. A guard is a
-// second condition that the object must meet after the change: see guard.
+// Values are hashes for equality, and for ranges prefixes that keep the order. A
+// guard is a second condition that the object must meet after the change: see
+// guard.
 type posting struct{ key, val uint64 }
 
 const (
-	keyAccess  = 1
 	valueBits  = 43
 	valueMask  = 1<<valueBits - 1
-	classShift = valueBits + 1
+	classShift = valueBits
 	classMask  = 1<<6 - 1
 	slotShift  = classShift + 6
 	slotMask   = 1<<(64-slotShift) - 1
@@ -50,6 +48,14 @@ func (p posting) less(q posting) bool {
 	return p.key < q.key || p.key == q.key && p.val < q.val
 }
 
+// A group has two indexes. That of changes has all postings. That of creations
+// has what a new object is looked up under: enough of each trigger's to find it
+// whenever it can match at all, and keyAlways.
+const (
+	changes = iota
+	creations
+)
+
 // postings is a sorted list. As long as it is short, it is one array, and slots
 // know where they end in it (slotRef.end). A long one is cut into chunks, so
 // that adding a posting never moves more than one of them.
@@ -66,6 +72,7 @@ type chunks struct {
 }
 
 const (
+	shortMax = 2048 // postings of a short list
 	chunkMax = 512
 	chunkMin = chunkMax / 4 // of a list and its neighbour: they become one
 
@@ -90,7 +97,7 @@ func lowerBound(list []posting, p posting) int {
 
 func insertAt(list []posting, at int, p posting) []posting {
 	if len(list) == cap(list) {
-		grown := make([]posting, len(list), min(len(list)+len(list)/4+4, chunkMax))
+		grown := make([]posting, len(list), len(list)+len(list)/4+4)
 		copy(grown, list)
 		list = grown
 	}
@@ -118,7 +125,7 @@ func (c *chunks) insert(p posting) {
 	i := c.find(p)
 	list := c.lists[i]
 	if len(list) == chunkMax {
-		half := len(list) / 2
+		const half = chunkMax / 2
 		right := append(make([]posting, 0, chunkMax), list[half:]...)
 		c.lists[i] = list[:half]
 		c.lists = slices.Insert(c.lists, i+1, right)
@@ -158,81 +165,116 @@ func (c *chunks) tidy(i int) {
 	}
 }
 
-// run gives the place of a slot's postings in a short list. Those of keyAlways
-// come after all slots'.
-func (g *group) run(slot uint32) (start, end uint32) {
-	if slot > 0 {
-		start = g.slots[slot-1].end
-	}
+// run gives a slot's part of a short list. That of keyAlways comes after all
+// slots'.
+func (g *group) run(index int, slot uint32) []posting {
+	all := g.index[index].all
 	if int(slot) < len(g.slots) {
-		return start, g.slots[slot].end
+		all = all[:g.slots[slot].end[index]]
 	}
-	return start, uint32(len(g.index.all))
+	if slot > 0 {
+		return all[g.slots[slot-1].end[index]:]
+	}
+	return all
 }
 
-// post adds a posting. slot is where it belongs, len(g.slots) for keyAlways.
-func (g *group) post(slot uint32, p posting) {
-	if int(slot) < len(g.slots) {
-		g.slots[slot].classes |= classBit(p.key >> classShift & classMask)
-		if p.key&keyAccess != 0 {
-			g.slots[slot].classes |= hasAccess
-		}
+// post adds a posting.
+func (g *group) post(p *slotPosting) {
+	if int(p.slot) < len(g.slots) {
+		g.slots[p.slot].classes |= classBit(p.key >> classShift & classMask)
+		g.add(changes, p)
 	}
-	x := &g.index
-	if x.big == nil {
-		if len(x.all) < chunkMax && len(g.slots) <= shortSlots {
-			start, end := g.run(slot)
-			x.all = insertAt(x.all, int(start)+lowerBound(x.all[start:end], p), p)
-			for i := int(slot); i < len(g.slots); i++ {
-				g.slots[i].end++
-			}
-			return
-		}
-		x.big = &chunks{lists: [][]posting{x.all}, least: make([]posting, 1)}
-		x.all = nil
+	if p.creation {
+		g.add(creations, p)
 	}
-	x.big.insert(p)
 }
 
 // unpost takes out what post added.
-func (g *group) unpost(slot uint32, p posting) {
-	x := &g.index
+func (g *group) unpost(p *slotPosting) {
+	if int(p.slot) < len(g.slots) {
+		g.take(changes, p)
+	}
+	if p.creation {
+		g.take(creations, p)
+	}
+}
+
+func (g *group) add(index int, p *slotPosting) {
+	x := &g.index[index]
+	if x.big == nil && (len(x.all) == shortMax || len(g.slots) > shortSlots) {
+		x.split()
+	}
 	if x.big != nil {
-		x.big.remove(p)
+		x.big.insert(p.posting)
 		return
 	}
-	at := lowerBound(x.all, p)
-	if at == len(x.all) || x.all[at] != p {
+	before := 0
+	if p.slot > 0 {
+		before = int(g.slots[p.slot-1].end[index])
+	}
+	x.all = insertAt(x.all, before+lowerBound(g.run(index, p.slot), p.posting), p.posting)
+	for i := int(p.slot); i < len(g.slots); i++ {
+		g.slots[i].end[index]++
+	}
+}
+
+func (g *group) take(index int, p *slotPosting) {
+	x := &g.index[index]
+	if x.big != nil {
+		x.big.remove(p.posting)
+		return
+	}
+	at := lowerBound(x.all, p.posting)
+	if at == len(x.all) || x.all[at] != p.posting {
 		return
 	}
 	x.all = slices.Delete(x.all, at, at+1)
-	for i := int(slot); i < len(g.slots); i++ {
-		g.slots[i].end--
+	for i := int(p.slot); i < len(g.slots); i++ {
+		g.slots[i].end[index]--
 	}
+}
+
+// split cuts a short list into chunks.
+func (x *postings) split() {
+	x.big = &chunks{}
+	for list := x.all; ; {
+		n := min(len(list), chunkMax/2)
+		least := posting{}
+		if len(x.big.lists) > 0 {
+			least = list[0]
+		}
+		x.big.least = append(x.big.least, least)
+		x.big.lists = append(x.big.lists, append(make([]posting, 0, chunkMax), list[:n]...))
+		if list = list[n:]; len(list) == 0 {
+			break
+		}
+	}
+	x.all = nil
 }
 
 // purge takes out all of a trigger's postings, of which nothing else is known.
 func (g *group) purge(ref uint32) {
 	gone := func(p posting) bool { return uint32(p.val) == ref }
-	x := &g.index
-	if x.big != nil {
-		for i := len(x.big.lists) - 1; i >= 0; i-- {
-			x.big.lists[i] = slices.DeleteFunc(x.big.lists[i], gone)
-			x.big.tidy(min(i, len(x.big.lists)-1))
-		}
-		return
-	}
-	start := uint32(0)
-	taken := uint32(0)
-	for i := range g.slots {
-		end := g.slots[i].end
-		for _, p := range x.all[start:end] {
-			if gone(p) {
-				taken++
+	for index := range g.index {
+		x := &g.index[index]
+		if x.big != nil {
+			for i := len(x.big.lists) - 1; i >= 0; i-- {
+				x.big.lists[i] = slices.DeleteFunc(x.big.lists[i], gone)
+				x.big.tidy(min(i, len(x.big.lists)-1))
 			}
+			continue
 		}
-		start = end
-		g.slots[i].end -= taken
+		start, taken := uint32(0), uint32(0)
+		for i := range g.slots {
+			end := g.slots[i].end[index]
+			for _, p := range x.all[start:end] {
+				if gone(p) {
+					taken++
+				}
+			}
+			start = end
+			g.slots[i].end[index] -= taken
+		}
+		x.all = slices.DeleteFunc(x.all, gone)
 	}
-	x.all = slices.DeleteFunc(x.all, gone)
 }

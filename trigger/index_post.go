@@ -1,6 +1,7 @@
 package trigger
 
 import (
+	"cmp"
 	"hash/maphash"
 	"iter"
 	"math"
@@ -33,18 +34,16 @@ const (
 type classSet uint32
 
 const (
-	hasExists  classSet = 1 << classExists
-	hasText    classSet = 1 << classText
-	hasFold    classSet = 1 << classFold
-	hasCoded   classSet = 1 << classCoded
-	hasBool    classSet = 1 << classBool
-	hasNumber  classSet = 7 << classNumber
-	hasDay     classSet = 7 << classDay
-	hasInstant classSet = 7 << classInstant
-	hasAny     classSet = 1<<classCount - 1
-	hasAccess  classSet = 1 << 15 // some posting has the access bit
-
-	negatedShift = 16 // to the classes of negated conditions
+	hasExists    classSet = 1 << classExists
+	hasText      classSet = 1 << classText
+	hasFold      classSet = 1 << classFold
+	hasCoded     classSet = 1 << classCoded
+	hasBool      classSet = 1 << classBool
+	hasNumber    classSet = 7 << classNumber
+	hasDay       classSet = 7 << classDay
+	hasInstant   classSet = 7 << classInstant
+	hasAny       classSet = 1<<classCount - 1
+	negatedShift          = 16 // to the classes of negated conditions
 )
 
 func classBit(class uint64) classSet {
@@ -183,16 +182,19 @@ type poster struct {
 	guards [2]ownedGuards // the best, and the next best
 
 	// Of the condition that is being posted.
-	slot  uint32
-	base  uint64 // of its keys, with the access bit
-	guard *ownedGuards
+	slot     uint32
+	base     uint64 // of its keys
+	guard    *ownedGuards
+	creation bool
 }
 
-// slotPosting is a posting with its slot as the group counts it.
+// slotPosting is a posting with its slot as the group counts it; creation is set
+// for those that created objects are looked up under.
 type slotPosting struct {
 	posting
 
-	slot uint32
+	slot     uint32
+	creation bool
 }
 
 // ownedGuards are the values of which an object must have one.
@@ -228,24 +230,27 @@ func (p *poster) postings(program string, ref uint32, slots int) []slotPosting {
 		}
 	}
 	cost, _ := accessCost(program)
-	access := uint64(0)
-	if cost < noAccess {
-		access = keyAccess
-	}
-	p.node(program, access, -1)
-	if access == 0 {
-		p.add(uint32(slots), keyAlways, &p.guards[0])
+	p.node(program, cost < noAccess, -1)
+	if cost == noAccess {
+		p.slot, p.guard, p.creation = uint32(slots), &p.guards[0], true
+		p.add(keyAlways)
 	}
 	slices.SortFunc(p.out, func(a, b slotPosting) int {
 		switch {
-		case a.less(b.posting):
+		case a.key != b.key:
+			return cmp.Compare(a.key, b.key)
+		case a.val != b.val:
+			return cmp.Compare(a.val, b.val)
+		case a.slot != b.slot:
+			return int(a.slot) - int(b.slot)
+		case a.creation == b.creation:
+			return 0
+		case a.creation: // the one that stays
 			return -1
-		case b.less(a.posting):
-			return 1
 		}
-		return int(a.slot) - int(b.slot)
+		return 1
 	})
-	p.out = slices.CompactFunc(p.out, func(a, b slotPosting) bool { return a == b })
+	p.out = slices.CompactFunc(p.out, func(a, b slotPosting) bool { return a.posting == b.posting && a.slot == b.slot })
 	return p.out
 }
 
@@ -318,24 +323,24 @@ func accessCost(code string) (cost int, rest string) {
 	return noAccess, rest
 }
 
-// node posts all conditions of a node. access is keyAccess for those that find
-// the trigger for a created object. owner is which of the outermost and's
-// conditions this is a part of.
-func (p *poster) node(code string, access uint64, owner int) (rest string) {
+// node posts all conditions of a node. creation says whether created objects are
+// looked up under it. owner is which of the outermost and's conditions this is a
+// part of.
+func (p *poster) node(code string, creation bool, owner int) (rest string) {
 	n, rest := readNode(code)
 	switch n.op {
 	case opFalse, opTrue:
 		return rest
 	case opAnd:
 		least := noAccess
-		if access != 0 {
+		if creation {
 			least, _ = accessCost(code)
 		}
 		for i, body := 0, n.payload; len(body) > 0; i++ {
-			kid := uint64(0)
-			if access != 0 {
+			kid := false
+			if creation {
 				if c, _ := accessCost(body); c == least {
-					kid, access = access, 0
+					kid, creation = true, false
 				}
 			}
 			o := owner
@@ -347,7 +352,7 @@ func (p *poster) node(code string, access uint64, owner int) (rest string) {
 		return rest
 	case opOr:
 		for body := n.payload; len(body) > 0; {
-			body = p.node(body, access, max(owner, 0))
+			body = p.node(body, creation, max(owner, 0))
 		}
 		return rest
 	}
@@ -355,13 +360,13 @@ func (p *poster) node(code string, access uint64, owner int) (rest string) {
 	if g.owner == owner {
 		g = &p.guards[1]
 	}
-	p.condition(&n, access, g)
+	p.slot, p.guard, p.creation = n.slot, g, creation
+	p.condition(&n)
 	return rest
 }
 
-func (p *poster) condition(n *programNode, access uint64, g *ownedGuards) {
-	p.slot, p.guard = n.slot, g
-	p.base = slotKey(n.slot) | access
+func (p *poster) condition(n *programNode) {
+	p.base = slotKey(n.slot)
 	if n.negate {
 		p.base |= classNegated << classShift
 	}
@@ -441,17 +446,15 @@ func (p *poster) putRange(class uint64, hasLow, hasHigh bool, low, high uint64) 
 	}
 }
 
-func (p *poster) put(class, value uint64) {
-	p.add(p.slot, p.base|class<<classShift|value&valueMask<<1, p.guard)
-}
+func (p *poster) put(class, value uint64) { p.add(p.base | class<<classShift | value&valueMask) }
 
-func (p *poster) add(slot uint32, key uint64, g *ownedGuards) {
-	if g.rank == 0 {
-		p.out = append(p.out, slotPosting{posting{key, uint64(p.ref)}, slot})
+func (p *poster) add(key uint64) {
+	if p.guard.rank == 0 {
+		p.out = append(p.out, slotPosting{posting{key, uint64(p.ref)}, p.slot, p.creation})
 		return
 	}
-	for _, v := range g.values[:g.count] {
-		p.out = append(p.out, slotPosting{posting{key, uint64(v)<<32 | uint64(p.ref)}, slot})
+	for _, v := range p.guard.values[:p.guard.count] {
+		p.out = append(p.out, slotPosting{posting{key, uint64(v)<<32 | uint64(p.ref)}, p.slot, p.creation})
 	}
 }
 

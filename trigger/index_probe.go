@@ -12,17 +12,20 @@ import (
 func (m *matcher) probe(g *group, created bool) {
 	m.related = m.related[:0]
 	if !created {
-		m.onlyAccess = 0
+		m.index = changes
 		for _, slot := range m.changed {
 			m.probeChanged(g, slot)
 		}
 		return
 	}
-	m.onlyAccess = keyAccess
+	m.index = creations
+	start := uint32(0)
 	for slot := range g.slots {
-		if g.slots[slot].classes&hasAccess != 0 {
+		end := g.slots[slot].end[creations]
+		if g.index[creations].big != nil && g.slots[slot].classes&hasAny != 0 || end > start {
 			m.probeCreated(g, uint32(slot), &m.after)
 		}
+		start = end
 	}
 	m.collect(g, uint32(len(g.slots)), keyAlways, keyAlways)
 }
@@ -33,8 +36,8 @@ func (m *matcher) probeCreated(g *group, slot uint32, s *side) {
 	switch {
 	case v.unknown:
 		m.classes(g, slot, 0, classCount-1) // so that what hangs on it is counted
-	case g.index.big == nil && v.end-v.start == 1:
-		m.sift(g, slot, s, v)
+	case g.index[creations].big == nil && v.end-v.start == 1:
+		m.sift(g.run(creations, slot), s, v)
 	default:
 		for i := v.start; i < v.end; i++ {
 			m.element(g, slot, 0, g.slots[slot].classes&hasAny, s, v, i)
@@ -44,14 +47,10 @@ func (m *matcher) probeCreated(g *group, slot uint32, s *side) {
 
 // sift is element for the only one of a slot with few postings: going through
 // them takes less time than looking up one class after the other.
-func (m *matcher) sift(g *group, slot uint32, s *side, v *fieldValue) {
+func (m *matcher) sift(run []posting, s *side, v *fieldValue) {
 	var low, span uint64
-	class := uint64(classNegated) // none that has the access bit
-	start, end := g.run(slot)
-	for _, p := range g.index.all[start:end] {
-		if p.key&keyAccess == 0 {
-			continue
-		}
+	class := uint64(classNegated) // none of those
+	for _, p := range run {
 		if c := p.key >> classShift & classMask; c != class {
 			class = c
 			var high uint64
@@ -60,7 +59,7 @@ func (m *matcher) sift(g *group, slot uint32, s *side, v *fieldValue) {
 			}
 			span = high - low
 		}
-		if p.key>>1&valueMask-low <= span && m.admits(p.val) {
+		if p.key&valueMask-low <= span && m.admits(p.val) {
 			m.hit(uint32(p.val))
 		}
 	}
@@ -272,25 +271,24 @@ func (m *matcher) between(g *group, slot uint32, class, low, high uint64) {
 		return
 	}
 	key := slotKey(slot) | class<<classShift
-	m.collect(g, slot, key|low<<1, key|high<<1|keyAccess)
+	m.collect(g, slot, key|low, key|high)
 }
 
 // classes brings up all that is posted from one class to another.
 func (m *matcher) classes(g *group, slot uint32, first, last uint64) {
 	key := slotKey(slot)
-	m.collect(g, slot, key|first<<classShift, key|last<<classShift|valueMask<<1|keyAccess)
+	m.collect(g, slot, key|first<<classShift, key|last<<classShift|valueMask)
 }
 
 // collect brings up what is posted from one key to another.
 func (m *matcher) collect(g *group, slot uint32, low, high uint64) {
 	from := posting{key: low}
-	if g.index.big == nil {
-		start, end := g.run(slot)
-		run := g.index.all[start:end]
+	c := g.index[m.index].big
+	if c == nil {
+		run := g.run(m.index, slot)
 		m.take(run[lowerBound(run, from):], high)
 		return
 	}
-	c := g.index.big
 	i := c.find(from)
 	list := c.lists[i]
 	list = list[lowerBound(list, from):]
@@ -315,13 +313,11 @@ func (m *matcher) take(list []posting, high uint64) (all bool) {
 		}
 		if far := i + hotRun; far < len(list) && list[far].key == p.key {
 			end := i + lowerBound(list[i:], posting{p.key, math.MaxUint64})
-			if p.key&keyAccess >= m.onlyAccess {
-				m.takeHot(list[i:end])
-			}
+			m.takeHot(list[i:end])
 			i = end - 1
 			continue
 		}
-		if p.key&keyAccess >= m.onlyAccess && m.admits(p.val) {
+		if m.admits(p.val) {
 			m.hit(uint32(p.val))
 		}
 	}
@@ -410,4 +406,34 @@ func (m *matcher) hit(ref uint32) {
 	word := ref / 64
 	m.hits.words[word] |= 1 << (ref % 64)
 	m.hits.summary[word/64] |= 1 << (word % 64)
+}
+
+// list appends the numbers, all below n, and forgets them.
+func (h *hits) list(dst []uint32, n uint32) []uint32 {
+	for i, summary := range h.summary[:(n+4095)/4096] {
+		for ; summary != 0; summary &= summary - 1 {
+			word := i*64 + bits.TrailingZeros64(summary)
+			for hits := h.words[word]; hits != 0; hits &= hits - 1 {
+				dst = append(dst, uint32(word*64+bits.TrailingZeros64(hits)))
+			}
+			h.words[word] = 0
+		}
+		h.summary[i] = 0
+	}
+	return dst
+}
+
+// touched is how many triggers touch reads from.
+const touched = 16
+
+// touch reads a little of each of several triggers. They are rarely in the
+// processor's caches; so they are waited for together, not one after the other.
+func (g *group) touch(numbers []uint32) (sum uint32) {
+	for _, n := range numbers {
+		sum += g.at(n).source
+	}
+	for _, n := range numbers {
+		sum += uint32(g.at(n).code[0])
+	}
+	return sum
 }

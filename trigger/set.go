@@ -171,10 +171,10 @@ type group struct {
 	byColumn     [directColumns]uint8 // slot+1 of the first columns' fields; 0: none; manyFields: look through fields
 	columns      uint64               // a bit for each column that fields are in, by its index modulo 64
 	slots        []slotRef
-	fields       []uint32 // of the slots: indexes into objectType.fields
-	index        postings
-	triggers     []entry   // the first pageSize of them
-	pages        [][]entry // the others, pageSize each, so that growing never moves them all
+	fields       []uint32    // of the slots: indexes into objectType.fields
+	index        [2]postings // changes, creations
+	triggers     []entry     // the first pageSize of them
+	pages        [][]entry   // the others, pageSize each, so that growing never moves them all
 	organization string
 	typ          *objectType
 	bySlot       map[uint32]uint32 // slots by field, once there are many
@@ -193,9 +193,9 @@ const (
 
 // slotRef is a field that triggers of the group refer to.
 type slotRef struct {
-	uses    uint32   // conditions that refer to it; 0: free
-	end     uint32   // of its postings in a short index
-	classes classSet // of the postings that it has or had
+	uses    uint32    // conditions that refer to it; 0: free
+	end     [2]uint32 // of its postings in short indexes
+	classes classSet  // of the postings that it has or had
 }
 
 // entry is a live trigger. code is its program followed by its time zone's
@@ -230,8 +230,8 @@ func (g *group) at(number uint32) *entry {
 	return &g.pages[number>>pageBits-1][number&(pageSize-1)]
 }
 
-// add gives a trigger a number.
-func (g *group) add(e entry) uint32 {
+// enter gives a trigger a number.
+func (g *group) enter(e entry) uint32 {
 	g.live++
 	if n := g.free; n > 0 {
 		g.free = g.at(n - 1).source
@@ -425,7 +425,7 @@ func (s *Set) add(b *brokenTrigger, root *node, problems []Problem) error {
 	code = appendSource(code, root, &s.names)
 	s.code = code
 	added.code = string(code)
-	number := g.add(added)
+	number := g.enter(added)
 	s.byID[b.TriggerID] = place{g.number, number}
 	if looksAcross(&e) || looksAcross(&before) {
 		s.relate(b.TriggerID, t, g.organization, &e, &before)
@@ -435,8 +435,9 @@ func (s *Set) add(b *brokenTrigger, root *node, problems []Problem) error {
 		g.events = append(g.events, number)
 		return nil
 	}
-	for _, p := range s.poster.postings(added.program(), number, len(g.slots)) {
-		g.post(p.slot, p.posting)
+	list := s.poster.postings(added.program(), number, len(g.slots))
+	for i := range list {
+		g.post(&list[i])
 	}
 	return nil
 }
@@ -510,9 +511,9 @@ func (g *group) slot(field uint32) uint32 {
 	} else {
 		slot = uint32(len(g.slots))
 		// What any created object brings up stands after all slots.
-		end := lowerBound(g.index.all, posting{keyAlways, 0})
+		always := lowerBound(g.index[creations].all, posting{keyAlways, 0})
 		g.fields = append(g.fields, field)
-		g.slots = append(g.slots, slotRef{uses: 1, end: uint32(end)})
+		g.slots = append(g.slots, slotRef{uses: 1, end: [2]uint32{uint32(len(g.index[changes].all)), uint32(always)}})
 	}
 	g.direct(field, slot)
 	switch {
@@ -632,8 +633,9 @@ func (s *Set) Remove(id int64) {
 	case x != nil && x.filter != nil:
 		g.events = slices.DeleteFunc(g.events, func(n uint32) bool { return n == at.number })
 	default:
-		for _, p := range s.poster.postings(program, at.number, len(g.slots)) {
-			g.unpost(p.slot, p.posting)
+		list := s.poster.postings(program, at.number, len(g.slots))
+		for i := range list {
+			g.unpost(&list[i])
 		}
 	}
 	programSlots(program, g.release)
@@ -830,9 +832,10 @@ func (s *Set) Match(dst []Firing, c *change.Change) (firings []Firing, counters 
 			m.hit(n)
 		}
 	}
+	m.numbers = m.hits.list(m.numbers[:0], g.used)
 	firings = dst
-	for done := false; !done; {
-		firings, done = s.decide(firings, g, created)
+	for m.at = 0; m.at < len(m.numbers); {
+		firings = s.decide(firings, g, created)
 	}
 	return firings, m.counters, nil
 }
@@ -970,9 +973,9 @@ func (m *matcher) tryProbe(g *group, created bool) (done bool) {
 	return true
 }
 
-// decide evaluates what was brought up. It comes back early when something
-// panicked, to be called again for the rest.
-func (s *Set) decide(dst []Firing, g *group, created bool) (firings []Firing, done bool) {
+// decide evaluates the triggers that were brought up, from m.at on. It comes back
+// early when something panicked, to be called again.
+func (s *Set) decide(dst []Firing, g *group, created bool) (firings []Firing) {
 	m := &s.m
 	firings = dst
 	defer func() {
@@ -980,57 +983,36 @@ func (s *Set) decide(dst []Firing, g *group, created bool) (firings []Firing, do
 			s.isolate(g, r)
 		}
 	}()
-	for i := range m.hits.summary[:(g.used+4095)/4096] {
-		for m.hits.summary[i] != 0 {
-			word := uint32(i*64 + bits.TrailingZeros64(m.hits.summary[i]))
-			m.touched += g.touch(word*64, m.hits.words[word])
-			for m.hits.words[word] != 0 {
-				m.at = word*64 + uint32(bits.TrailingZeros64(m.hits.words[word]))
-				e := g.at(m.at)
-				m.counters.Candidates++
-				program := e.code[:e.source]
-				after, _ := m.eval(program, &m.after)
-				before := isFalse
-				if after != isFalse && !created {
-					before, _ = m.eval(program, &m.before)
-				}
-				var x *extra
-				if after == isTrue && e.hasExtra() {
-					x = s.extras[e.id]
-					before = m.beforeOf(x, before, created)
-				}
-				switch {
-				case after == isFalse || before == isTrue:
-				case after == isTrue && before == isFalse:
-					f := Firing{TriggerID: e.id, Version: e.version, Organization: g.organization, Created: created}
-					if x != nil {
-						f.Filter = x.filter
-					}
-					firings = append(firings, f)
-				default:
-					m.counters.Indeterminate++
-				}
-				m.hits.words[word] &= m.hits.words[word] - 1
+	for ; m.at < len(m.numbers); m.at++ {
+		if m.at%touched == 0 {
+			m.sum += g.touch(m.numbers[m.at:min(m.at+touched, len(m.numbers))])
+		}
+		e := g.at(m.numbers[m.at])
+		m.counters.Candidates++
+		program := e.code[:e.source]
+		after, _ := m.eval(program, &m.after)
+		before := isFalse
+		if after != isFalse && !created {
+			before, _ = m.eval(program, &m.before)
+		}
+		var x *extra
+		if after == isTrue && e.hasExtra() {
+			x = s.extras[e.id]
+			before = m.beforeOf(x, before, created)
+		}
+		switch {
+		case after == isFalse || before == isTrue:
+		case after == isTrue && before == isFalse:
+			f := Firing{TriggerID: e.id, Version: e.version, Organization: g.organization, Created: created}
+			if x != nil {
+				f.Filter = x.filter
 			}
-			m.hits.summary[i] &= m.hits.summary[i] - 1
+			firings = append(firings, f)
+		default:
+			m.counters.Indeterminate++
 		}
 	}
-	return firings, true
-}
-
-// touch reads a little of each of several triggers. They are rarely in the
-// processor's caches; so they are waited for together, not one after the other.
-func (g *group) touch(first uint32, hits uint64) (sum uint32) {
-	if hits&(hits-1) == 0 {
-		return 0
-	}
-	for rest := hits; rest != 0; rest &= rest - 1 {
-		sum += g.at(first + uint32(bits.TrailingZeros64(rest))).source
-	}
-	for rest := hits; rest != 0; rest &= rest - 1 {
-		sum += uint32(g.at(first + uint32(bits.TrailingZeros64(rest))).code[0])
-	}
-	return sum
+	return firings
 }
 
 // isolate deals with a panic. If it came from reading a value, the value is at
@@ -1042,8 +1024,8 @@ func (s *Set) isolate(g *group, cause any) {
 		m.counters.Candidates--
 		return
 	}
-	m.hits.words[m.at/64] &^= 1 << (m.at % 64)
-	s.poison(g, m.at, cause)
+	s.poison(g, m.numbers[m.at], cause)
+	m.at++
 }
 
 // poison switches a trigger off whose evaluation panicked.
