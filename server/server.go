@@ -35,6 +35,8 @@ import (
 	"github.com/riverqueue/river"
 	"riverqueue.com/riverui"
 
+	"github.com/pgautomate/pgautomate/backfill"
+	"github.com/pgautomate/pgautomate/catalog"
 	"github.com/pgautomate/pgautomate/db"
 	"github.com/pgautomate/pgautomate/db/dbq"
 	"github.com/pgautomate/pgautomate/trigger"
@@ -49,6 +51,8 @@ type Objects interface {
 	Identity(ctx context.Context, objectType string) (full bool, alter string, err error)
 	// Types lists the names of the watched object types.
 	Types(ctx context.Context) ([]string, error)
+	// Snapshot gives the watched tables as they are now, for queries that run as SQL.
+	Snapshot(ctx context.Context) (*catalog.Snapshot, error)
 }
 
 // ActionTypes knows the action types and their parameters; jobs.Registry does.
@@ -107,6 +111,7 @@ type Server struct {
 	q       *dbq.Queries
 	objects Objects
 	actions ActionTypes
+	jobs    *river.Client[pgx.Tx] // only inserts
 	health  Health
 	log     *slog.Logger
 	version string
@@ -143,10 +148,17 @@ func New(cfg Config) (*Server, error) {
 		registry: cfg.Registry, mailbox: cfg.Mailbox != nil,
 	}
 	s.overview = newOverviewCache(s)
+	var err error
+	if s.jobs, err = backfill.Client(cfg.Pool); err != nil {
+		return nil, fmt.Errorf("server: %w", err)
+	}
 
 	v1 := http.NewServeMux()
 	s.api = newAPI(v1, cfg.Version)
 	s.registerTriggers()
+	s.registerPreview()
+	s.registerExplain()
+	s.registerBackfills()
 	s.registerPipelines()
 	s.registerLeads()
 	s.registerActions()

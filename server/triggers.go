@@ -340,18 +340,8 @@ func (s *Server) checkQuery(ctx context.Context, f *fields, org, objectType stri
 	if err != nil {
 		return fmt.Errorf("schemas: %w", err)
 	}
-	if schemas(objectType) == nil {
-		watched, err := s.objects.Types(ctx)
-		if err != nil {
-			return fmt.Errorf("object types: %w", err)
-		}
-		message := fmt.Sprintf("%q is not watched: run `pgautomate watch TABLE --as NAME` for its table first", clip(objectType))
-		if len(watched) > 0 {
-			slices.Sort(watched)
-			message += ", or take one that is: " + strings.Join(watched, ", ")
-		}
-		f.add("/object_type", "not_watched", message, nil)
-		return nil
+	if watched, err := s.isWatched(ctx, f, schemas, objectType); err != nil || !watched {
+		return err
 	}
 	full, alter, err := s.objects.Identity(ctx, objectType)
 	if err != nil {
@@ -377,6 +367,24 @@ func (s *Server) checkQuery(ctx context.Context, f *fields, org, objectType stri
 		return nil
 	}
 	return f.query("", trigger.CheckFilter(d.filter))
+}
+
+// isWatched says whether an object type is watched; f says so when it is not.
+func (s *Server) isWatched(ctx context.Context, f *fields, schemas trigger.Schemas, objectType string) (bool, error) {
+	if schemas(objectType) != nil {
+		return true, nil
+	}
+	watched, err := s.objects.Types(ctx)
+	if err != nil {
+		return false, fmt.Errorf("object types: %w", err)
+	}
+	message := fmt.Sprintf("%q is not watched: run `pgautomate watch TABLE --as NAME` for its table first", clip(objectType))
+	if len(watched) > 0 {
+		slices.Sort(watched)
+		message += ", or take one that is: " + strings.Join(watched, ", ")
+	}
+	f.add("/object_type", "not_watched", message, nil)
+	return false, nil
 }
 
 func (s *Server) checkAction(f *fields, typePointer, paramsPointer, actionType string, params json.RawMessage) {
