@@ -21,6 +21,33 @@
 // restored or moved, are a permanent error with its fix in the text; Recreate
 // is that fix, and records the gap.
 //
+// # Failover
+//
+// A promoted standby goes on with the stream if its history holds the checkpoint and
+// it has a slot that is not ahead of it: such a slot sends every commit after the
+// checkpoint (see verify). With the checkpoint in the same database both come from
+// the same log, and what the standby lacked of it, firings as well as rows, is gone
+// together.
+//
+// Until Postgres 16 a standby has no copy of the slot: a permanent error, and a gap
+// from the checkpoint on. From 17 on the slot is a failover slot, of which a standby
+// keeps a copy when told to (sync_replication_slots, hot_standby_feedback,
+// primary_slot_name, a dbname in primary_conninfo). The copy could be ahead of the
+// checkpoint, whose own commit lies further on in the log than what it covers: a gap
+// again. It can't be where commits wait for the standby
+// (synchronous_standby_names), nor where the standby's physical slot is named in
+// synchronized_standby_slots, for then a position is confirmed only once the standby
+// has the checkpoint (see Tracker).
+//
+// # What comes through
+//
+// A connection that died without a word is noticed (see package line), on a stream by
+// the answers that the status messages ask for. A message that makes no sense is
+// neither applied nor left out: the commit is read again on a new connection, since
+// something on the way may have changed it; what stays so is a permanent error that
+// says where it is, but for rows, which are noted (see session.garbled). Bytes that
+// were changed to other sensible ones can't be told; TLS can.
+//
 // # The unit is the commit
 //
 // Protocol version 1 sends whole transactions in commit order; what is rolled

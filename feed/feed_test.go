@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
+	"os/exec"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -1156,6 +1158,75 @@ func TestServerRestarts(t *testing.T) {
 	if n := one[int](w, `SELECT count(*) FROM recorded WHERE line LIKE 'lead %'`); n != 32 {
 		t.Errorf("%d recorded", n)
 	}
+}
+
+// TestPromoted: a server goes on on a new timeline. Slot and checkpoint that it has
+// both are as good as before; a slot that it lost, or that was made since, is not.
+func TestPromoted(t *testing.T) {
+	t.Parallel()
+	server := dbtest.OwnServer(t)
+	w := worldOn(t, dbtest.NewOn(t, server))
+	data := filepath.Join(server.DataDir(), "cluster", "data")
+	// promote makes a standby of the server, and a primary of the standby.
+	promote := func(meanwhile func()) {
+		t.Helper()
+		ctx, cancel := context.WithTimeout(context.Background(), patience)
+		defer cancel()
+		if err := server.Stop(ctx); err != nil {
+			t.Fatal(err)
+		}
+		out, err := exec.CommandContext(ctx, "cp", "--preserve=ownership,mode", filepath.Join(data, "PG_VERSION"), filepath.Join(data, "standby.signal")).CombinedOutput()
+		if err != nil {
+			t.Fatalf("%v: %s", err, out)
+		}
+		if err := restartServer(server); err != nil {
+			t.Fatal(err)
+		}
+		w.db.Pool.Reset()
+		meanwhile()
+		if !one[bool](w, `SELECT pg_promote()`) {
+			t.Fatal("the server was not promoted")
+		}
+	}
+	timeline := func() int {
+		return one[int](w, `SELECT timeline FROM pgautomate.feed_checkpoints`)
+	}
+	r := w.start().state(feed.StateStreaming)
+	w.exec(`INSERT INTO lead VALUES (1, 'A', 'x')`)
+	w.want("lead 1: - -> id=1 org=A v=x")
+	was := timeline()
+	promote(func() {
+		w.until("the feed waits for the promotion", func() bool {
+			err := r.feed.Status().LastError
+			return err != nil && strings.Contains(err.Error(), "the server is a standby")
+		})
+	})
+	r.state(feed.StateStreaming)
+	w.exec(`INSERT INTO lead VALUES (2, 'A', 'x')`)
+	w.want("lead 2: - -> id=2 org=A v=x")
+	if now := timeline(); now != was+1 {
+		t.Errorf("the checkpoint is on timeline %d, then on %d", was, now)
+	}
+	r.stop()
+
+	w.exec(`SELECT pg_drop_replication_slot($1)`, w.slot)
+	promote(func() {})
+	for range 2 {
+		w.start().fails(feed.ErrSlotLost, "promoted", "did not come along", "pgautomate slot recreate")
+	}
+	w.exec(`SELECT pg_create_logical_replication_slot($1, 'pgoutput')`, w.slot)
+	w.start().fails(feed.ErrForeignSlot, "promoted", "ahead of the checkpoint", "pgautomate slot recreate")
+	cfg, _ := w.config()
+	did, err := feed.Recreate(context.Background(), cfg, "asked")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := one[string](w, `SELECT from_lsn || ' ' || reason FROM pgautomate.feed_gaps`); !strings.HasPrefix(got, did.From.String()+" asked (the server was promoted at ") {
+		t.Errorf("gap %q, want one from %v that tells of the promotion", got, did.From)
+	}
+	w.start().state(feed.StateStreaming)
+	w.exec(`INSERT INTO lead VALUES (3, 'A', 'x')`)
+	w.want("lead 3: - -> id=3 org=A v=x")
 }
 
 func restartServer(server *private.Server) error {
