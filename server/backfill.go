@@ -46,10 +46,10 @@ func (s *Server) registerBackfills() {
 		OrgParam
 
 		ID   string `path:"id"`
-		Body struct {
+		Body *struct {
 			Limit     *int64 `json:"limit,omitempty" minimum:"1" doc:"At most so many objects, the first by their ids."`
 			PerMinute *int32 `json:"per_minute,omitempty" minimum:"1" doc:"At most so many firings in any minute; without it there is no limit."`
-		} `required:"false"`
+		}
 	}
 	route(s, huma.Operation{
 		OperationID: "backfill-trigger", Method: http.MethodPost, Path: "/v1/triggers/{id}/backfill", Tags: tags, DefaultStatus: http.StatusAccepted,
@@ -61,7 +61,12 @@ func (s *Server) registerBackfills() {
 		if err != nil {
 			return nil, err
 		}
-		b, err := backfill.Start(ctx, s.pool, s.jobs, row, in.Body.Limit, in.Body.PerMinute)
+		var limit *int64
+		var perMinute *int32
+		if in.Body != nil {
+			limit, perMinute = in.Body.Limit, in.Body.PerMinute
+		}
+		b, err := backfill.Start(ctx, s.pool, s.jobs, row, limit, perMinute)
 		if refused, ok := errors.AsType[*backfill.RefusedError](err); ok {
 			return nil, conflict("%s", refused.Error())
 		}
