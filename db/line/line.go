@@ -243,6 +243,9 @@ func (a *answers) Read(b []byte) (int, error) {
 	if a.conn != nil {
 		a.conn.mu.Lock()
 		defer a.conn.mu.Unlock()
+		if a.conn.streaming {
+			return n, err // there is no end
+		}
 		for came := b[:n]; len(came) > 0; {
 			if skip := min(a.left, len(came)); skip > 0 {
 				a.left, came = a.left-skip, came[skip:]
