@@ -92,6 +92,7 @@ type customState uint8
 const (
 	customUnread customState = iota
 	customRead
+	customSorted // read, and in jsonb's order of keys: shorter ones first
 	customNone
 	customUnknown
 )
@@ -227,10 +228,29 @@ func (s *side) member(col int32, key string) (value []byte, state customState) {
 			var ok bool
 			if s.custom, ok = members(s.custom[:0], cell.Data); ok {
 				s.customState = customRead
+				if len(s.custom) > fewMembers && inOrder(s.custom) {
+					s.customState = customSorted
+				}
 			}
 		}
 	}
-	if s.customState != customRead {
+	switch s.customState {
+	case customRead:
+	case customSorted:
+		low, high := 0, len(s.custom)
+		for low < high {
+			mid := int(uint(low+high) >> 1)
+			if k := s.custom[mid].key; len(k) < len(key) || len(k) == len(key) && string(k) < key {
+				low = mid + 1
+			} else {
+				high = mid
+			}
+		}
+		if low < len(s.custom) && string(s.custom[low].key) == key {
+			return s.custom[low].val, customRead
+		}
+		return nil, customNone
+	default:
 		return nil, s.customState
 	}
 	for i := len(s.custom) - 1; i >= 0; i-- { // json, unlike jsonb, may hold a key twice: the last counts
@@ -250,6 +270,27 @@ func (s *side) member(col int32, key string) (value []byte, state customState) {
 		}
 	}
 	return nil, customNone
+}
+
+// fewMembers are looked through one by one.
+const fewMembers = 8
+
+// inOrder says whether members are in jsonb's order of keys. Those that need
+// unquoting, or are there twice, are in none.
+func inOrder(members []member) bool {
+	for i := range members {
+		k := members[i].key
+		if slices.Contains(k, '\\') {
+			return false
+		}
+		if i == 0 {
+			continue
+		}
+		if last := members[i-1].key; len(k) < len(last) || len(k) == len(last) && string(k) <= string(last) {
+			return false
+		}
+	}
+	return true
 }
 
 // matcher is what evaluation works in. One goroutine, one matcher.

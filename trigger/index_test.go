@@ -2,6 +2,7 @@ package trigger
 
 import (
 	"encoding/json"
+	"fmt"
 	"maps"
 	"slices"
 	"strings"
@@ -344,6 +345,31 @@ func TestCandidates(t *testing.T) {
 				t.Errorf("%d candidates, want %d", n.Candidates, tt.want)
 			}
 		})
+	}
+}
+
+// Objects with many custom fields: found however their keys are ordered.
+func TestManyMembers(t *testing.T) {
+	t.Parallel()
+	var queries, sorted, shuffled []string
+	for i := range 120 {
+		queries = append(queries, q("lead", fc(fmt.Sprintf("cf_%d", i), term("gold"))))
+		sorted = append(sorted, fmt.Sprintf(`"cf_%d": "gold"`, i)) // shorter ones first, as jsonb prints them
+		shuffled = append(shuffled, fmt.Sprintf(`"cf_%d": "gold"`, i*7%120))
+	}
+	s := newLeadSet(t, queries...)
+	for name, custom := range map[string]string{
+		"sorted":   strings.Join(sorted, ", "),
+		"shuffled": strings.Join(shuffled, ", "),
+		"escaped":  strings.Join(sorted[:119], ", ") + `, "cf_\u00311\u0039": "gold"`,
+		"twice":    strings.Join(sorted, ", ") + `, "cf_3": "silver", "cf_3": "gold"`,
+	} {
+		if f, _ := match(t, s, leadChange(cols{}, cols{"custom": "{" + custom + "}"})); len(f) != 120 {
+			t.Errorf("%s: %d fire", name, len(f))
+		}
+		if f, _ := match(t, s, leadChange(cols{"custom": "{" + custom + "}"}, cols{"custom": "{" + custom + `, "x": 1}`})); len(f) != 0 {
+			t.Errorf("%s: %d fire again", name, len(f))
+		}
 	}
 }
 

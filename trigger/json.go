@@ -99,10 +99,13 @@ func (p *jsonParser) space() {
 
 func (p *jsonParser) peek() byte {
 	if p.at >= len(p.s) {
-		p.fail("unexpected end of the query")
+		p.ended()
 	}
 	return p.s[p.at]
 }
+
+//go:noinline
+func (p *jsonParser) ended() { p.fail("unexpected end of the query") }
 
 func (p *jsonParser) expect(c byte) {
 	if got := p.peek(); got != c {
@@ -215,10 +218,21 @@ func (p *jsonParser) keep(start int) []jmember {
 	return p.slab[at:len(p.slab):len(p.slab)]
 }
 
+// plainASCII are the bytes that stand for themselves in a string.
+var plainASCII = func() (plain [256]bool) {
+	for c := byte(' '); c < utf8.RuneSelf; c++ {
+		plain[c] = c != '"' && c != '\\'
+	}
+	return plain
+}()
+
 func (p *jsonParser) string() string {
 	p.at++
 	start := p.at
 	plain := true
+	for p.at < len(p.s) && plainASCII[p.s[p.at]] {
+		p.at++
+	}
 	for {
 		switch c := p.peek(); {
 		case c == '"':
