@@ -55,6 +55,7 @@ func (s *Server) registerBackfills() {
 		OperationID: "backfill-trigger", Method: http.MethodPost, Path: "/v1/triggers/{id}/backfill", Tags: tags, DefaultStatus: http.StatusAccepted,
 		Summary: "Fire a trigger for what matches now",
 		Description: "In the background: the objects that match are listed in one moment, then each is fired for once, if it still matches. " +
+			"Only the query is asked: before_query and extra_filter speak of a change, and there is none. " +
 			"Such a firing has {\"backfill\": id} as its cause. One backfill of a trigger at a time; 409 for a paused or invalid trigger.",
 	}, func(ctx context.Context, in *startBackfill) (*Single[Backfill], error) {
 		row, err := s.trigger(ctx, &in.OrgParam, in.ID)

@@ -302,21 +302,8 @@ func checkQuery(ctx context.Context, c *catalog.Catalog, query []byte, objectTyp
 		}
 		err = trigger.Check(query, objectType, schemas, time.UTC)
 	}
-	if invalid, ok := errors.AsType[*trigger.ValidationError](err); ok {
-		for _, p := range invalid.Problems {
-			at := p.Pointer
-			if at == "" {
-				at = "/"
-			}
-			fmt.Printf("%s: %s: %s\n", at, p.Code, p.Message)
-			if len(p.Nearest) > 0 {
-				fmt.Printf("    nearest: %s\n", p.Nearest)
-			}
-		}
-		return fmt.Errorf("the query can't be used; problems: %d, see above", len(invalid.Problems))
-	}
 	if err != nil {
-		return err
+		return explainQuery(err)
 	}
 	fmt.Println("the query is valid")
 	return nil
