@@ -8,10 +8,9 @@ import (
 	"github.com/pgautomate/pgautomate/backfill"
 	"github.com/pgautomate/pgautomate/catalog"
 	"github.com/pgautomate/pgautomate/db/dbq"
-	"github.com/pgautomate/pgautomate/server"
 )
 
-func (w *world) backfill(trigger int64, limit *int64, perMinute *int32) int64 {
+func (w *world) backfill(trigger int64, perMinute *int32) int64 {
 	w.t.Helper()
 	t, err := dbq.New(w.db.Pool).ApiGetTrigger(w.t.Context(), dbq.ApiGetTriggerParams{ID: trigger})
 	if err != nil {
@@ -21,7 +20,7 @@ func (w *world) backfill(trigger int64, limit *int64, perMinute *int32) int64 {
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	b, err := backfill.Start(w.t.Context(), w.db.Pool, client, &t, limit, perMinute)
+	b, err := backfill.Start(w.t.Context(), w.db.Pool, client, &t, nil, perMinute)
 	if err != nil {
 		w.t.Fatal(err)
 	}
@@ -48,7 +47,7 @@ func TestBackfillRunsActions(t *testing.T) {
 	if n := w.firings(trigger, ""); n != 0 {
 		t.Fatalf("switching on fired %d times", n)
 	}
-	id := w.backfill(trigger, nil, nil)
+	id := w.backfill(trigger, nil)
 	w.untilBackfill(id, "completed")
 	w.until("all actions are done", func() bool {
 		return one[int](w, `SELECT count(*) FROM pgautomate.lead_stage_actions WHERE status = 'completed'`) == 300
@@ -73,7 +72,7 @@ func TestBackfillGoesOnAfterRestarts(t *testing.T) {
 	w.exec(`INSERT INTO lead (id, organization_id, status_id) SELECT n, 'A', 'customer' FROM generate_series(1, 4000) n`)
 	w.run()
 	trigger := w.trigger("A", "T", "lead", qs("customer"))
-	id := w.backfill(trigger, nil, nil)
+	id := w.backfill(trigger, nil)
 	for part := range 3 {
 		w.until("some are fired", func() bool {
 			return one[int64](w, `SELECT fired FROM pgautomate.trigger_backfills WHERE id = $1`, id) > int64(part*500)
@@ -102,7 +101,7 @@ func TestBackfillIsCanceledBySQL(t *testing.T) {
 	w.run()
 	trigger := w.trigger("A", "T", "lead", qs("customer"))
 	perMinute := int32(60)
-	id := w.backfill(trigger, nil, &perMinute)
+	id := w.backfill(trigger, &perMinute)
 	w.until("it began", func() bool { return w.firings(trigger, "") > 0 })
 	w.exec(`UPDATE pgautomate.trigger_backfills SET status = 'canceled' WHERE id = $1`, id)
 	fired := w.firings(trigger, "")
@@ -143,7 +142,7 @@ func TestPreviewIsWhatFires(t *testing.T) {
 		t.Fatal(err)
 	}
 	for i, trigger := range triggers {
-		p, err := server.FindMatching(t.Context(), w.db.Pool, tables, "A", "lead", []byte(queries[i]), nil)
+		p, err := tables.Preview(t.Context(), w.db.Pool, "A", "lead", []byte(queries[i]), nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -151,7 +150,7 @@ func TestPreviewIsWhatFires(t *testing.T) {
 		if p.Count != int64(fed) || fed == 0 || fed == 60 {
 			t.Errorf("%s: the preview finds %d, the feed fired for %d", queries[i], p.Count, fed)
 		}
-		id := w.backfill(trigger, nil, nil)
+		id := w.backfill(trigger, nil)
 		w.untilBackfill(id, "completed")
 		both := list[string](w, `SELECT object_id FROM pgautomate.trigger_firings WHERE trigger_id = $1 GROUP BY object_id HAVING count(*) = 2`, trigger)
 		if len(both) != fed || w.firings(trigger, "") != 2*fed {

@@ -17,7 +17,6 @@ import (
 	"github.com/pgautomate/pgautomate/backfill"
 	"github.com/pgautomate/pgautomate/catalog"
 	"github.com/pgautomate/pgautomate/db/dbq"
-	"github.com/pgautomate/pgautomate/server"
 	"github.com/pgautomate/pgautomate/trigger"
 )
 
@@ -78,7 +77,7 @@ func previewQuery(ctx context.Context, pool *pgxpool.Pool, query []byte, objectT
 	if err != nil {
 		where = time.UTC // as everywhere
 	}
-	p, err := server.FindMatching(ctx, pool, tables, organization, objectType, query, where)
+	p, err := tables.Preview(ctx, pool, organization, objectType, query, where)
 	if err != nil {
 		return explainQuery(err)
 	}
