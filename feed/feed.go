@@ -180,6 +180,8 @@ type Feed struct {
 	cfg Config
 	log *slog.Logger
 
+	former string // the process that served the last stream
+
 	// How often messages made no sense, and how many rows of a table, by its OID,
 	// will never do.
 	garbled    map[place]int

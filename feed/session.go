@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -117,6 +118,7 @@ func (f *Feed) session(ctx context.Context) (progressed bool, err error) {
 		return false, f.explainStart(cp, err)
 	}
 	line.Stream(conn)
+	f.former = strconv.FormatUint(uint64(conn.PID()), 10)
 	// The slot is ours now. Its former owner may have moved the checkpoint
 	// since it was read; from here on only the fence can.
 	generation := cp.Generation

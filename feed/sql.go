@@ -74,6 +74,11 @@ SELECT slot_type, coalesce(plugin, ''), coalesce(database, ''), active, coalesce
 FROM pg_replication_slots s
 WHERE slot_name = %s`
 
+	sqlEnd = `
+SELECT pg_terminate_backend(active_pid)
+FROM pg_replication_slots
+WHERE slot_name = %s AND active_pid = %s`
+
 	sqlPublication = `
 SELECT pubinsert, pubupdate, pubdelete
 FROM pg_publication

@@ -284,6 +284,13 @@ func (f *Feed) prepare(ctx context.Context, conn *pgconn.PgConn, s server) (Chec
 			if !sleep(ctx, f.cfg.StandbyInterval) {
 				return Checkpoint{}, slotRow{}, ctx.Err()
 			}
+			if slot.activePID == f.former {
+				// Our last connection, which we closed. If the server did not get to
+				// know of that, it would wait for wal_sender_timeout.
+				if _, err := query(ctx, conn, fmt.Sprintf(sqlEnd, quoteLiteral(f.cfg.Slot), f.former)); err != nil {
+					return Checkpoint{}, slotRow{}, err
+				}
+			}
 			continue
 		}
 		return cp, slot, f.verify(ctx, conn, s, slot, cp)
