@@ -192,6 +192,31 @@ func TestSQLLowersAsGoDoes(t *testing.T) {
 	}
 }
 
+// Under a collation that takes different texts for equal, they are different still.
+func TestSQLComparesBytes(t *testing.T) {
+	t.Parallel()
+	b := newSQLBench(t)
+	if !b.icu {
+		t.Skip("this Postgres has no ICU")
+	}
+	values := []string{"12", "１２", "É", "e\u0301", "E", ""}
+	schemas, tables := b.oneColumn(t, "text COLLATE loose", values)
+	schemas("lead").Organization = "x"
+	for i, v := range values {
+		for _, condition := range []string{term(v), exact(v)} {
+			if got := b.which(t, values, condition, schemas, tables, SQLOptions{}); !slices.Equal(got, []string{v}) {
+				t.Errorf("%s finds %q", condition, got)
+			}
+		}
+		if v == "" {
+			continue // no organization
+		}
+		if ids := b.matching(t, q("lead", matchAll), "lead", schemas, tables, SQLOptions{Organization: v}); !slices.Equal(ids, []string{strconv.Itoa(i + 1)}) {
+			t.Errorf("organization %q: %v", v, ids)
+		}
+	}
+}
+
 // wordsOf is what words are, by the tables of Unicode alone.
 func wordsOf(s string) []string {
 	return strings.FieldsFunc(strings.ToLower(s), func(r rune) bool { return !unicode.In(r, unicode.L, unicode.M, unicode.N) })
