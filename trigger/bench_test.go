@@ -59,8 +59,8 @@ func newWorld(b *testing.B, orgs, perOrg int) *world {
 			took += time.Since(start)
 		}
 	}
-	w.heapEach = float64(heap()-before) / float64(id)
-	w.loadEach = float64(took.Microseconds()) / float64(id)
+	w.heapEach = float64(heap()-before) / max(float64(id), 1)
+	w.loadEach = float64(took.Microseconds()) / max(float64(id), 1)
 	return w
 }
 
@@ -183,6 +183,25 @@ func BenchmarkMillionIn2000(b *testing.B) { newWorld(b, 2_000, 500).run(b) }
 func BenchmarkOneOrganization(b *testing.B) { newWorld(b, 1, 10_000).run(b) }
 
 func BenchmarkOneOrganization100000(b *testing.B) { newWorld(b, 1, 100_000).run(b) }
+
+// 100,000 triggers of one organization that nearly all wait for one of five
+// values of a field, and for one of 2,000 of another or for a number.
+func BenchmarkHotValues(b *testing.B) {
+	w := newWorld(b, 1, 0)
+	for id := range int64(100_000) {
+		nodes := []string{fc("text0", term(fmt.Sprintf("value-%d", w.rnd.IntN(5))))}
+		if w.rnd.IntN(4) > 0 {
+			nodes = append(nodes, fc("text1", term(fmt.Sprintf("value-%d", w.rnd.IntN(2000)))))
+		} else {
+			nodes = append(nodes, fc("number0", fmt.Sprintf(`{"type":"number_range","gte":%d,"lt":%d}`, 10*id, 10*id+10)))
+		}
+		def := Definition{ID: id, Version: 1, Organization: "org_0", ObjectType: "lead", Query: json.RawMessage(q("lead", nodes...))}
+		if err := w.set.Put(def); err != nil {
+			b.Fatal(err)
+		}
+	}
+	w.run(b)
+}
 
 // What an edit costs where it costs most, and the longest of them.
 func BenchmarkEditAmongMillion(b *testing.B) {

@@ -54,20 +54,33 @@ func classBit(class uint64) classSet {
 // those that can't match are passed over without a look at the trigger: one
 // that stands in the outermost and, hence must hold after the change.
 //
-//	slot+1 (9 bits) | class, one of 1 to 6 (3) | value (20)
+//	slot+1 (9 bits) | class, any but classExists (4) | value (19)
 //
 // 0 is none. Since it comes before the reference in the order, the postings of
 // one key are sorted by guard, and only those need to be walked whose guard holds.
 type guard uint32
 
 const (
-	guardBits  = 20
+	guardBits  = 19
 	guardMask  = 1<<guardBits - 1
 	guardSlots = 1<<9 - 1
 )
 
-// guardValue is a value of a class as it stands in a guard.
-func guardValue(value uint64) uint64 { return value >> (valueBits - guardBits) }
+// guardValue is a value of a class as it stands in a guard: days of fourteen
+// centuries, instants of three to five hours, else the upper bits.
+func guardValue(class, value uint64) uint64 {
+	const (
+		zero = 1 << (valueBits - 1)
+		half = 1 << (guardBits - 1)
+	)
+	switch {
+	case class >= classInstant:
+		return uint64(min(max((int64(value)-zero)>>13, -half), half-1) + half)
+	case class >= classDay:
+		return uint64(min(max(int64(value)-zero, -half), half-1) + half)
+	}
+	return value >> (valueBits - guardBits)
+}
 
 var hashSeed = maphash.MakeSeed()
 
@@ -181,11 +194,14 @@ type poster struct {
 	ref    uint32
 	guards [2]ownedGuards // the best, and the next best
 
+	own [2]ownedGuards // those of a range's two bounds
+
 	// Of the condition that is being posted.
 	slot     uint32
 	base     uint64 // of its keys
 	guard    *ownedGuards
 	creation bool
+	whole    bool // it must hold itself
 }
 
 // slotPosting is a posting with its slot as the group counts it; creation is set
@@ -230,7 +246,7 @@ func (p *poster) postings(program string, ref uint32, slots int) []slotPosting {
 		}
 	}
 	cost, _ := accessCost(program)
-	p.node(program, cost < noAccess, -1)
+	p.node(program, cost < noAccess, -1, true)
 	if cost == noAccess {
 		p.slot, p.guard, p.creation = uint32(slots), &p.guards[0], true
 		p.add(keyAlways)
@@ -325,8 +341,8 @@ func accessCost(code string) (cost int, rest string) {
 
 // node posts all conditions of a node. creation says whether created objects are
 // looked up under it. owner is which of the outermost and's conditions this is a
-// part of.
-func (p *poster) node(code string, creation bool, owner int) (rest string) {
+// part of; whole, whether it must hold as it is.
+func (p *poster) node(code string, creation bool, owner int, whole bool) (rest string) {
 	n, rest := readNode(code)
 	switch n.op {
 	case opFalse, opTrue:
@@ -347,12 +363,12 @@ func (p *poster) node(code string, creation bool, owner int) (rest string) {
 			if owner < 0 {
 				o = i
 			}
-			body = p.node(body, kid, o)
+			body = p.node(body, kid, o, owner < 0)
 		}
 		return rest
 	case opOr:
 		for body := n.payload; len(body) > 0; {
-			body = p.node(body, creation, max(owner, 0))
+			body = p.node(body, creation, max(owner, 0), false)
 		}
 		return rest
 	}
@@ -360,7 +376,7 @@ func (p *poster) node(code string, creation bool, owner int) (rest string) {
 	if g.owner == owner {
 		g = &p.guards[1]
 	}
-	p.slot, p.guard, p.creation = n.slot, g, creation
+	p.slot, p.guard, p.creation, p.whole = n.slot, g, creation, whole && !n.negate
 	p.condition(&n)
 	return rest
 }
@@ -392,42 +408,49 @@ func (p *poster) condition(n *programNode) {
 	case opBool:
 		p.put(classBool, boolValue(n.payload[0] == 1))
 	case opNumber:
-		flags := n.payload[0]
-		low, high := take(n.payload[1:])
-		var l, h uint64
-		if flags&hasLow != 0 {
-			l = numberPrefix(low)
-		}
-		if flags&hasHigh != 0 {
-			h = numberPrefix(high)
-		}
-		p.putRange(classNumber, flags&hasLow != 0, flags&hasHigh != 0, l, h)
+		low, high, hasLow, hasHigh := numberBounds(n.payload)
+		p.putRange(classNumber, hasLow, hasHigh, low, high)
 	case opMoment:
+		days, instants := momentBounds(n.payload)
 		flags := n.payload[0]
-		rest := n.payload[1:]
-		var days, instants [2]uint64
-		for i, bound := range [...]byte{hasFrom, hasBefore} {
-			if flags&bound == 0 {
-				continue
-			}
-			var v int64
-			if flags&asDays != 0 {
-				v, rest = varint(rest)
-				days[i] = dayPrefix(v)
-			}
-			if flags&asMicros != 0 {
-				v, rest = varint(rest)
-				instants[i] = instantPrefix(v)
-			}
-		}
-		from, before := flags&hasFrom != 0, flags&hasBefore != 0
 		if flags&asDays != 0 {
-			p.putRange(classDay, from, before, days[0], days[1])
+			p.putRange(classDay, flags&hasFrom != 0, flags&hasBefore != 0, days[0], days[1])
 		}
 		if flags&asMicros != 0 {
-			p.putRange(classInstant, from, before, instants[0], instants[1])
+			p.putRange(classInstant, flags&hasFrom != 0, flags&hasBefore != 0, instants[0], instants[1])
 		}
 	}
+}
+
+func numberBounds(payload string) (low, high uint64, isLow, isHigh bool) {
+	flags := payload[0]
+	lowest, highest := take(payload[1:])
+	if isLow = flags&hasLow != 0; isLow {
+		low = numberPrefix(lowest)
+	}
+	if isHigh = flags&hasHigh != 0; isHigh {
+		high = numberPrefix(highest)
+	}
+	return low, high, isLow, isHigh
+}
+
+func momentBounds(payload string) (days, instants [2]uint64) {
+	flags, rest := payload[0], payload[1:]
+	for i, bound := range [...]byte{hasFrom, hasBefore} {
+		if flags&bound == 0 {
+			continue
+		}
+		var v int64
+		if flags&asDays != 0 {
+			v, rest = varint(rest)
+			days[i] = dayPrefix(v)
+		}
+		if flags&asMicros != 0 {
+			v, rest = varint(rest)
+			instants[i] = instantPrefix(v)
+		}
+	}
+	return days, instants
 }
 
 // putRange posts the bounds of a range. One without bounds is met by any value,
@@ -435,6 +458,19 @@ func (p *poster) condition(n *programNode) {
 func (p *poster) putRange(class uint64, hasLow, hasHigh bool, low, high uint64) {
 	switch {
 	case hasLow && hasHigh:
+		if p.whole && p.slot < guardSlots && p.guard.rank <= rankRange { // the bounds guard each other
+			g := p.guard
+			p.own[0] = ownedGuards{rank: rankRange}
+			p.own[0].add(p.slot, class+boundHigh, high)
+			p.guard = &p.own[0]
+			p.put(class+boundLow, low)
+			p.own[1] = ownedGuards{rank: rankRange}
+			p.own[1].add(p.slot, class+boundLow, low)
+			p.guard = &p.own[1]
+			p.put(class+boundHighOfTwo, high)
+			p.guard = g
+			return
+		}
 		p.put(class+boundLow, low)
 		p.put(class+boundHighOfTwo, high)
 	case hasHigh:
@@ -486,22 +522,24 @@ func listItems(list string) iter.Seq[string] {
 	}
 }
 
-// offer takes a condition of the outermost and as a guard if it is among the
-// best. What few objects meet is best.
+// Ranks of guards: the fewer objects meet one, the better it is.
+const (
+	rankRange = 1 + iota
+	rankBool
+	rankFew
+	rankOne
+)
+
+// offer takes a condition of the outermost and as a guard if it is among the best.
 func (p *poster) offer(owner int, n *programNode) {
-	if n.negate || n.slot >= guardSlots {
+	if n.negate {
 		return
 	}
 	o := ownedGuards{owner: owner}
-	slot := guard(n.slot+1) << (guardBits + 3)
-	add := func(class guard, value uint64) {
-		o.values[o.count] = slot | class<<guardBits | guard(guardValue(value&valueMask))
-		o.count++
-	}
 	switch n.op {
 	case opText:
-		add(classFold, hashString(n.payload))
-		o.rank = 6
+		o.add(n.slot, classFold, hashString(n.payload))
+		o.rank = rankOne
 	case opTerm:
 		texts, encoded := take(n.payload[1:])
 		textCount, _ := uvarint(texts)
@@ -514,36 +552,42 @@ func (p *poster) offer(owner int, n *programNode) {
 			return
 		}
 		for v := range listItems(texts) {
-			add(classText, hashString(v))
+			o.add(n.slot, classText, hashString(v))
 		}
 		for v := range listItems(encoded) {
-			add(classCoded, hashString(v))
+			o.add(n.slot, classCoded, hashString(v))
 		}
 		if accepts&acceptsTrue != 0 {
-			add(classCoded, hashBool(true))
+			o.add(n.slot, classCoded, hashBool(true))
 		}
 		if accepts&acceptsFalse != 0 {
-			add(classCoded, hashBool(false))
+			o.add(n.slot, classCoded, hashBool(false))
 		}
-		if o.rank = 7 - o.count; accepts != 0 {
-			o.rank = 3
+		switch {
+		case accepts != 0:
+			o.rank = rankBool
+		case o.count > 1:
+			o.rank = rankFew
+		default:
+			o.rank = rankOne
 		}
 	case opBool:
-		add(classBool, boolValue(n.payload[0] == 1))
-		o.rank = 3
+		o.add(n.slot, classBool, boolValue(n.payload[0] == 1))
+		o.rank = rankBool
 	case opNumber:
+		low, high, hasLow, hasHigh := numberBounds(n.payload)
+		o.addBound(n.slot, classNumber, hasLow, hasHigh, low, high)
+	case opMoment:
 		flags := n.payload[0]
-		low, high := take(n.payload[1:])
-		switch {
-		case flags&hasLow != 0:
-			add(classNumber+boundLow, numberPrefix(low))
-		case flags&hasHigh != 0:
-			add(classNumber+boundHigh, numberPrefix(high))
-		default:
-			return
+		days, instants := momentBounds(n.payload)
+		if flags&asDays != 0 {
+			o.addBound(n.slot, classDay, flags&hasFrom != 0, flags&hasBefore != 0, days[0], days[1])
 		}
-		o.rank = 2
-	default:
+		if flags&asMicros != 0 {
+			o.addBound(n.slot, classInstant, flags&hasFrom != 0, flags&hasBefore != 0, instants[0], instants[1])
+		}
+	}
+	if n.slot >= guardSlots || o.count == 0 {
 		return
 	}
 	if o.rank > p.guards[0].rank {
@@ -551,4 +595,21 @@ func (p *poster) offer(owner int, n *programNode) {
 	} else if o.rank > p.guards[1].rank {
 		p.guards[1] = o
 	}
+}
+
+func (o *ownedGuards) add(slot uint32, class, value uint64) {
+	o.values[o.count] = guard(slot+1)<<(guardBits+4) | guard(class)<<guardBits | guard(guardValue(class, value&valueMask))
+	o.count++
+}
+
+func (o *ownedGuards) addBound(slot uint32, class uint64, hasLow, hasHigh bool, low, high uint64) {
+	switch {
+	case hasLow:
+		o.add(slot, class+boundLow, low)
+	case hasHigh:
+		o.add(slot, class+boundHigh, high)
+	default:
+		return
+	}
+	o.rank = rankRange
 }

@@ -367,16 +367,18 @@ func (m *matcher) guard(kind guard) *guardState {
 }
 
 func (m *matcher) readGuard(kind guard, st *guardState) {
-	v := m.value(&m.after, uint32(kind>>3)-1)
+	v := m.value(&m.after, uint32(kind>>4)-1)
 	low, high := uint64(0), uint64(guardMask)
 	switch {
 	case v.unknown || v.end-v.start > 1: // it may hold
 	case v.start == v.end:
 		low, high = guardMask+1, guardMask+1
 	default:
-		l, h := m.window(uint64(kind&7), &m.after, v, v.start, valueMask)
-		if low, high = guardValue(l), guardValue(h); l > h {
+		class := uint64(kind & 15)
+		if l, h := m.window(class, &m.after, v, v.start, valueMask); l > h {
 			low, high = guardMask+1, guardMask+1
+		} else {
+			low, high = guardValue(class, l), guardValue(class, h)
 		}
 	}
 	st.low, st.span = uint32(low), uint32(high-low)

@@ -295,6 +295,9 @@ func keep(t *rapid.T, schema *Schema, before, after refObject, beforeRow, afterR
 func TestCandidates(t *testing.T) {
 	t.Parallel()
 	number := func(bounds string) string { return fc("value", `{"type":"number_range",`+bounds+`}`) }
+	since := func(day string) string {
+		return fc("close_date", `{"type":"moment_range","on_or_after":{"type":"fixed_local_date","value":"`+day+`","which":"start"}}`)
+	}
 	tests := []struct {
 		name          string
 		query         string
@@ -318,6 +321,11 @@ func TestCandidates(t *testing.T) {
 		{"upper bound crossed downwards", q("lead", number(`"lt":10`)), cols{"value": "20"}, cols{"value": "1"}, 1},
 		{"range entered", q("lead", number(`"gte":10,"lt":20`)), cols{"value": "30"}, cols{"value": "15"}, 1},
 		{"range left", q("lead", not(number(`"gte":10,"lt":20`))), cols{"value": "15"}, cols{"value": "30"}, 1},
+		{"range jumped over", q("lead", number(`"gte":10,"lt":20`)), cols{"value": "1"}, cols{"value": "30"}, 0},
+		{"range not reached", q("lead", number(`"gte":10,"lt":20`)), nil, cols{"value": "30"}, 0},
+		{"guard is a range", q("lead", statusC, number(`"lt":10`)), status("Q"), cols{"status_id": "C", "value": "11"}, 0},
+		{"guard is a date, met", q("lead", statusC, since("2026-01-01")), status("Q"), cols{"status_id": "C", "close_date": "2026-01-01"}, 1},
+		{"guard is a date, not met", q("lead", statusC, since("2026-01-01")), status("Q"), cols{"status_id": "C", "close_date": "2025-12-31"}, 0},
 		{"from nothing", q("lead", number(`"lt":10`)), cols{}, cols{"value": "1"}, 1},
 		{"from nothing, above", q("lead", number(`"lt":10`)), cols{}, cols{"value": "11"}, 0},
 		{"from NaN", q("lead", number(`"gte":10`)), cols{"value": "NaN"}, cols{"value": "10"}, 1},
@@ -431,6 +439,15 @@ func TestPrefixesAreMonotone(t *testing.T) {
 		}
 		if a <= b != (instantPrefix(a) <= instantPrefix(b)) && instantPrefix(a) != instantPrefix(b) || instantPrefix(a) > valueMask {
 			t.Fatalf("instants %d %d", a, b)
+		}
+		for class := uint64(classText); class < classCount; class++ {
+			v, w := rapid.Uint64Range(0, valueMask).Draw(t, "v"), rapid.Uint64Range(0, valueMask).Draw(t, "w")
+			if class >= classDay && rapid.Bool().Draw(t, "days") {
+				v, w = dayPrefix(rapid.Int64Range(-400_000, 400_000).Draw(t, "v")), dayPrefix(rapid.Int64Range(-400_000, 400_000).Draw(t, "w"))
+			}
+			if gv, gw := guardValue(class, v), guardValue(class, w); v <= w && gv > gw || v >= w && gv < gw || gv > guardMask {
+				t.Fatalf("class %d: %x -> %x, %x -> %x", class, v, gv, w, gw)
+			}
 		}
 	})
 }
