@@ -6,7 +6,8 @@
 // database keeps each row's step from before to after, in the same transactions, so
 // that what must have fired is computed from it alone, by rules written down a second
 // time in a few lines (see oracle_test.go). Meanwhile a fault happens: processes are
-// killed, frozen, cut off, the server crashes, its disk fills, slots vanish. Then:
+// killed, frozen, cut off, the server crashes, its disk fills, slots vanish, VACUUM is
+// held back. Then:
 //
 //	expected firings  =  trigger_firings      each once, in each object's order
 //	                  =  River's firing jobs  one each
