@@ -341,6 +341,7 @@ func TestRelativeMoments(t *testing.T) {
 		{"a day ago, over a change of clocks", "2026-03-29T10:00:00Z", off("past", now, `{"days":1}`, "null"), "2026-03-28T11:00:00Z", "2026-03-29"},
 		{"24 hours ago, over the same", "2026-03-29T10:00:00Z", off("past", now, `{"hours":24}`, "null"), "2026-03-28T10:00:00Z", "2026-03-29"},
 		{"into the hour that is skipped", "2026-03-28T01:30:00Z", off("future", now, `{"days":1}`, "null"), "2026-03-29T01:00:00Z", "2026-03-30"},
+		{"with half a second", "2026-03-28T01:30:00.5Z", off("future", now, `{"days":1}`, "null"), "2026-03-29T01:00:00Z", "2026-03-30"},
 		{"into the hour that comes twice", "2026-10-24T00:30:00Z", off("future", now, `{"days":1}`, "null"), "2026-10-25T00:30:00Z", "2026-10-26"},
 		{"the second of the two stays without a calendar unit", "2026-10-25T01:30:00Z", off("past", now, `{"minutes":0}`, "null"), "2026-10-25T01:30:00Z", "2026-10-26"},
 		{"a month on from the 31st", "2026-01-31T11:00:00Z", off("future", now, `{"months":1}`, "null"), "2026-02-28T11:00:00Z", "2026-03-01"},
