@@ -134,7 +134,7 @@ SELECT pg_backend_pid(),
        set_config('tcp_keepalives_idle', least(current_setting('tcp_keepalives_idle')::int, 15)::text, false),
        set_config('tcp_keepalives_interval', least(current_setting('tcp_keepalives_interval')::int, 5)::text, false),
        set_config('tcp_keepalives_count', least(current_setting('tcp_keepalives_count')::int, 6)::text, false),
-       CASE WHEN version() LIKE '%linux%' AND current_setting('client_connection_check_interval') = '0'
+       CASE WHEN version() LIKE '%linux%' AND current_setting('client_connection_check_interval', true) = '0'
             THEN set_config('client_connection_check_interval', '10s', false) END`
 
 // Identify begins the watch of a connection that was made with a configuration given to Watch.
