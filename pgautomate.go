@@ -480,6 +480,9 @@ func (e *Engine) Run(ctx context.Context) error {
 		marker, stopMarker := context.WithCancel(context.WithoutCancel(ctx))
 		group.Go(func() error { e.matcher.RunMarker(marker); return nil })
 		group.Go(func() error {
+			return e.matcher.RunClock(parts, func() bool { return e.feed.Status().State == feed.StateStreaming })
+		})
+		group.Go(func() error {
 			return e.matcher.Answer(parts, func() bool { return e.feed.Status().State == feed.StateStreaming })
 		})
 		group.Go(func() error {

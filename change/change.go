@@ -216,6 +216,7 @@ const (
 	MessageCause    = "pgautomate.cause"    // JSON Cause: this commit was made by an automation
 	MessageSuppress = "pgautomate.suppress" // this commit's changes fire nothing
 	MessageRegistry = "pgautomate.registry" // object types changed: read them anew
+	MessageClock    = "pgautomate.clock"    // nothing changed, but it is that late now
 )
 
 // Message is a transactional logical message (pg_logical_emit_message) of a commit.

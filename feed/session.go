@@ -67,6 +67,7 @@ type session struct {
 	place     place
 	start     change.LSN // of the message, by its envelope: for COMMIT its end
 	registry  bool       // the open transaction carries a registry message
+	clock     bool       // it carries a clock message
 	ahead     *LookAhead
 	idleAsked time.Time
 
@@ -594,7 +595,7 @@ func (s *session) handle(ctx context.Context, data []byte) error {
 		if s.open {
 			return s.garbled("BEGIN inside a transaction")
 		}
-		s.open, s.registry = true, false
+		s.open, s.registry, s.clock = true, false, false
 		s.place = place{commit: change.CommitLSN(m.lsn)}
 		s.txn.begin(m.xid)
 		s.mu.Lock()
@@ -643,6 +644,7 @@ func (s *session) handle(ctx context.Context, data []byte) error {
 		// Others' messages, e.g. heartbeats, are none of ours.
 		if strings.HasPrefix(borrow(m.prefix), "pgautomate.") {
 			s.registry = s.registry || borrow(m.prefix) == change.MessageRegistry
+			s.clock = s.clock || borrow(m.prefix) == change.MessageClock
 			s.txn.message(m.prefix, m.content)
 		}
 	}
@@ -770,7 +772,7 @@ func (s *session) commit(ctx context.Context) error {
 	}
 	c.LSN, c.End, c.Time = change.CommitLSN(m.lsn), change.EndLSN(m.end), m.time
 	s.txn.commit = nil
-	nothing := len(c.Changes) == 0 && c.Large == nil && len(c.Notes) == 0 && len(c.Truncated) == 0 && !s.registry
+	nothing := len(c.Changes) == 0 && c.Large == nil && len(c.Notes) == 0 && len(c.Truncated) == 0 && !s.registry && !s.clock
 	if s.ahead != nil {
 		return s.commitAhead(ctx, c, nothing)
 	}

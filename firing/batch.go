@@ -44,6 +44,7 @@ type batch struct {
 	locations map[string]*time.Location // of organizations whose triggers came
 
 	across []trigger.RelatedFiring
+	timing timing
 
 	taken []struct { // of each commit so far
 		suppressed bool
@@ -82,6 +83,7 @@ type row struct {
 	changed              []string
 	data, previous       []byte
 	commit               *change.Commit
+	at                   time.Time // the commit's, or when the clock made it match
 	cause, related       []byte
 	depth                int
 }
@@ -110,7 +112,7 @@ func (b *batch) commit(ctx context.Context, c *change.Commit) error {
 		depth      int
 	}{suppressed, depth})
 	kept := 0
-	across := b.mirrors.store != nil && !suppressed
+	across := b.mirrors.store != nil && (!suppressed || b.set.Timed())
 	var gone goneIDs
 	var definitions []*change.Change
 	// A commit may be larger than memory: nothing here may grow with it. What is
@@ -147,7 +149,7 @@ func (b *batch) commit(ctx context.Context, c *change.Commit) error {
 		return err
 	}
 	if b.mirrors.store != nil {
-		if err := b.settle(ctx, c, cause, causeJSON, depth); err != nil {
+		if err := b.settle(ctx, c, cause, causeJSON, depth, suppressed); err != nil {
 			return err
 		}
 	}
@@ -156,7 +158,13 @@ func (b *batch) commit(ctx context.Context, c *change.Commit) error {
 		b.notes.add(c, "suppressed", kept, nil)
 	}
 	if len(definitions) > 0 {
+		if err := b.writeTimers(ctx, 1); err != nil { // before some of them are deleted with their trigger
+			return err
+		}
 		if err := b.definitions(ctx, c, definitions); err != nil {
+			return err
+		}
+		if err := b.arm(ctx); err != nil {
 			return err
 		}
 	}
@@ -236,6 +244,9 @@ func (b *batch) match(ctx context.Context, c *change.Commit, ch *change.Change, 
 func (b *batch) row(c *change.Commit, ch *change.Change, causeJSON []byte, depth int) (r row, err error) {
 	failed := func(err error) (row, error) { return r, fmt.Errorf("row of %s: %w", ch.Object, err) }
 	r = row{objectType: ch.Object.Type, objectID: strings.Clone(ch.ID), commit: c, cause: causeJSON, depth: depth}
+	if c != nil {
+		r.at = c.Time
+	}
 	if r.data, err = b.documents.document(ch.Relation, ch.After); err != nil {
 		return failed(err)
 	}
@@ -500,7 +511,7 @@ func (b *batch) write(ctx context.Context, least int) error {
 		}
 		return []any{
 			ids[i], f.TriggerID, f.Version, f.Organization, f.objectType, f.objectID, action, f.changed,
-			json.RawMessage(f.data), orNull(f.previous), copyLSN(f.commit.LSN), f.commit.Time, time.Now(), orNull(f.cause), f.depth, orNull(f.related),
+			json.RawMessage(f.data), orNull(f.previous), copyLSN(f.commit.LSN), f.at, time.Now(), orNull(f.cause), f.depth, orNull(f.related),
 		}, nil
 	}))
 	if err != nil {
@@ -509,7 +520,7 @@ func (b *batch) write(ctx context.Context, least int) error {
 	failpoint.Hit("firings-copied")
 	for i := range b.firings {
 		f := &b.firings[i]
-		b.carriers = append(b.carriers, carrier(jobs.FiringArgs{ID: ids[i], At: f.commit.Time}))
+		b.carriers = append(b.carriers, carrier(jobs.FiringArgs{ID: ids[i], At: f.at}))
 		if b.fired == nil {
 			b.fired = map[string]int{}
 		}

@@ -161,14 +161,28 @@ func (e *explanation) change(ctx context.Context, ch *change.Change, place int) 
 			e.undo(x, &e.recent.commits[i])
 		}
 	}
+	e.set.SetClock(k.time)
+	became := time.Time{} // by the clock alone
 	if ch == nil {
+		if f, err := e.q.LatestFiring(ctx, dbq.LatestFiringParams{TriggerID: def.ID, ObjectID: e.objectID, At: k.lsn.String()}); err == nil && f.CommitLsn == k.lsn.String() {
+			var cause ClockCause
+			if json.Unmarshal(f.Cause, &cause) == nil && !cause.Clock.IsZero() {
+				became = cause.Clock
+				x.Note = "no change made it match, but the passing of time, at " + became.UTC().Format(time.RFC3339Nano)
+				e.set.SetClock(became)
+				e.undo(x, k) // it was before the commit at which it was seen
+			}
+		}
 		after = e.mirroredRow(&def)
 	}
 	afterTruths, err := e.truths(&def, def.Query, after)
 	if err != nil {
 		return nil, err
 	}
-	if e.mirrors.store != nil {
+	switch {
+	case !became.IsZero():
+		e.set.SetClock(became.Add(-time.Microsecond))
+	case e.mirrors.store != nil:
 		e.undo(x, k)
 	}
 	if ch == nil {
@@ -341,6 +355,7 @@ func (e *explanation) now(ctx context.Context) (*Explanation, error) {
 		x.Verdict = "not_fired: other_organization"
 		return x, nil
 	}
+	e.set.SetClock(time.Now())
 	truths, err := e.truths(&def, def.Query, image{e.objectID, rel, row})
 	for _, n := range truths {
 		x.Nodes = append(x.Nodes, NodeSide{Pointer: n.Pointer, Node: n.Node, After: n.Truth})

@@ -98,6 +98,7 @@ type Matcher struct {
 	recent recent
 
 	mirrors mirrors
+	timers  timers
 	rewant  bool // what the triggers want of the mirror may have changed
 	lacks   bool // it lacks something of that
 
@@ -204,6 +205,15 @@ func (m *Matcher) load(ctx context.Context, q *dbq.Queries) error {
 			id: r.TriggerID, version: r.Version, organization: r.OrganizationID, name: r.Name,
 			objectType: r.ObjectType, query: r.Query, beforeQuery: r.BeforeQuery, extraFilter: r.ExtraFilter, location: locations[r.OrganizationID],
 		})
+		if r.TimersSet {
+			m.set.Armed(r.TriggerID)
+		}
+	}
+	if err := m.timers.load(ctx, q); err != nil {
+		return err
+	}
+	if len(m.set.Unarmed()) > 0 {
+		m.timers.next.Store(0)
 	}
 	if err := m.mended(ctx, q); err != nil {
 		return err
@@ -286,7 +296,14 @@ func (m *Matcher) Apply(ctx context.Context, commits []*change.Commit, position 
 		}
 		b = &batch{Matcher: m, tx: tx, q: q, notes: newNotes()}
 		m.pipelines = map[string]bool{}
+		b.beginTimers()
+		if err := b.arm(ctx); err != nil {
+			return err
+		}
 		for _, c := range commits {
+			if err := b.advance(ctx, c); err != nil {
+				return err
+			}
 			if err := b.commit(ctx, c); err != nil {
 				outdated = b.outdatedType
 				return err
@@ -304,6 +321,9 @@ func (m *Matcher) Apply(ctx context.Context, commits []*change.Commit, position 
 			}
 		}
 		if err := b.finish(ctx); err != nil {
+			return err
+		}
+		if err := b.finishTimers(ctx); err != nil {
 			return err
 		}
 		err := m.Checkpoints.Advance(ctx, tx, position)
@@ -336,7 +356,11 @@ func (m *Matcher) Apply(ctx context.Context, commits []*change.Commit, position 
 	}
 	if registry {
 		m.dropMirror()
+		if m.set.Timed() {
+			m.set.Disarm()
+		}
 	}
+	m.timers.committed(b)
 	for i := range b.taken {
 		m.recent.add(commits[i], b.taken[i].suppressed, b.taken[i].depth)
 	}
@@ -545,15 +569,46 @@ func (m *Matcher) put(d definition) {
 // outside the feed's transaction.
 func (m *Matcher) ensurePartitions(ctx context.Context, commits []*change.Commit) error {
 	for _, c := range commits {
-		day := c.Time.UTC().Format(time.DateOnly)
-		if _, ok := m.partitions[day]; ok {
-			continue
+		if err := m.ensurePartition(ctx, c.Time); err != nil {
+			return err
 		}
-		if err := dbq.New(m.Pool).EnsureFiringPartition(ctx, day); err != nil {
-			return fmt.Errorf("partition of trigger_firings for %s: %w", day, err)
-		}
-		m.partitions[day] = struct{}{}
 	}
+	if len(commits) == 0 {
+		return nil
+	}
+	// Timers fire at the moment they were due, which may be on days without commits.
+	first, last := commits[0].Time, commits[0].Time
+	for _, c := range commits {
+		if c.Time.Before(first) {
+			first = c.Time
+		}
+		if c.Time.After(last) {
+			last = c.Time
+		}
+	}
+	if due := time.UnixMicro(m.timers.next.Load()); m.timers.next.Load() > 0 && due.Before(first) {
+		first = due
+	}
+	if m.set != nil && m.set.Timed() && !m.timers.clock.IsZero() && m.timers.clock.Before(first) {
+		first = m.timers.clock
+	}
+	for day := first; day.Before(last); day = day.AddDate(0, 0, 1) {
+		if err := m.ensurePartition(ctx, day); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (m *Matcher) ensurePartition(ctx context.Context, at time.Time) error {
+	day := at.UTC().Format(time.DateOnly)
+	if _, ok := m.partitions[day]; ok {
+		return nil
+	}
+	if err := dbq.New(m.Pool).EnsureFiringPartition(ctx, day); err != nil {
+		return fmt.Errorf("partition of trigger_firings for %s: %w", day, err)
+	}
+	m.partitions[day] = struct{}{}
 	return nil
 }
 

@@ -214,7 +214,7 @@ var errMirrorTooLarge = errors.New("the related rows need more memory than they 
 
 // tooLarge gives up the triggers that need an object type's rows.
 func (m *Matcher) tooLarge(objectType string) {
-	why := fmt.Errorf("the rows of %s that triggers look at need more than %d MiB of memory: raise --related-memory, or don't use has_related with this type", objectType, m.MirrorBytes>>20)
+	why := fmt.Errorf("the rows of %s that triggers look at need more than %d MiB of memory: raise --related-memory, or use neither has_related nor moments relative to now with this type", objectType, m.MirrorBytes>>20)
 	for _, b := range m.set.DropMirrored(objectType, why) {
 		m.marker.mark(b.TriggerID, b.Version, "invalid", b.Err.Error())
 	}
@@ -436,7 +436,7 @@ func (b *batch) count(c *change.Commit, objectType string, n trigger.Counters) {
 }
 
 // settle puts a commit into the mirror and writes what fires across relations.
-func (b *batch) settle(ctx context.Context, c *change.Commit, cause *jobs.Cause, causeJSON []byte, depth int) error {
+func (b *batch) settle(ctx context.Context, c *change.Commit, cause *jobs.Cause, causeJSON []byte, depth int, suppressed bool) error {
 	store := b.mirrors.store
 	if err := store.Apply(c); err != nil {
 		return fmt.Errorf("mirror: %w", err)
@@ -446,6 +446,10 @@ func (b *batch) settle(ctx context.Context, c *change.Commit, cause *jobs.Cause,
 	}
 	fired, counters := b.set.Settle(b.across[:0])
 	b.across = fired[:0]
+	b.takeTimers()
+	if err := b.writeTimers(ctx, flushAt); err != nil {
+		return err
+	}
 	for i := range fired {
 		b.count(c, fired[i].ObjectType, counters)
 		counters = trigger.Counters{}
@@ -453,7 +457,7 @@ func (b *batch) settle(ctx context.Context, c *change.Commit, cause *jobs.Cause,
 	if len(fired) == 0 {
 		b.count(c, "", counters)
 	}
-	if len(fired) == 0 {
+	if len(fired) == 0 || suppressed {
 		return nil
 	}
 	if depth > b.MaxDepth {
@@ -491,6 +495,15 @@ func (b *batch) settle(ctx context.Context, c *change.Commit, cause *jobs.Cause,
 	if err != nil {
 		return err
 	}
+	for i := range rows {
+		rows[i].at, rows[i].cause, rows[i].depth = c.Time, causeJSON, depth
+	}
+	return b.fire(ctx, c, fired, rows)
+}
+
+// fire writes what fired by the mirror. Rows that are not in the commit are
+// fetched.
+func (b *batch) fire(ctx context.Context, c *change.Commit, fired []trigger.RelatedFiring, rows []row) error {
 	if err := b.fetch(ctx, fired, rows); err != nil {
 		return err
 	}
@@ -506,11 +519,12 @@ func (b *batch) settle(ctx context.Context, c *change.Commit, cause *jobs.Cause,
 			}
 		}
 		r.Firing, r.objectType, r.objectID = f.Firing, f.ObjectType, f.ObjectID
-		r.commit, r.cause, r.depth = c, causeJSON, depth
+		r.commit = c
 		if f.Created {
 			r.changed, r.previous = []string{}, nil
 		}
 		if f.Via.ObjectType != f.ObjectType || f.Via.ObjectID != f.ObjectID {
+			var err error
 			if r.related, err = json.Marshal(map[string]string{"object_type": f.Via.ObjectType, "object_id": f.Via.ObjectID}); err != nil {
 				return err
 			}

@@ -10,7 +10,7 @@ SELECT trigger_id, version, organization_id, name, object_type, query, before_qu
 
 -- By each partition's unique (trigger_id, committed_at, commit_lsn, object_id).
 -- name: LatestFiring :one
-SELECT id, commit_lsn::text AS commit_lsn FROM pgautomate.trigger_firings
+SELECT id, commit_lsn::text AS commit_lsn, cause FROM pgautomate.trigger_firings
  WHERE trigger_id = @trigger_id AND object_id = @object_id AND commit_lsn <= (@at::text)::pg_lsn
  ORDER BY committed_at DESC, id DESC LIMIT 1;
 

@@ -15,6 +15,7 @@ SELECT id, version, organization_id, name, object_type, query, before_query, ext
 ON CONFLICT (trigger_id, version) DO NOTHING;
 
 -- name: ForgetLiveTriggers :exec
+WITH timers AS (DELETE FROM pgautomate.trigger_timers), clock AS (DELETE FROM pgautomate.trigger_clock)
 DELETE FROM pgautomate.live_triggers;
 
 -- name: AdoptLiveTriggers :exec
@@ -36,10 +37,12 @@ SELECT unnest(@trigger_ids::bigint[]), unnest(@versions::integer[])
 ON CONFLICT (trigger_id) DO UPDATE SET version = excluded.version;
 
 -- name: RemoveLiveTriggers :exec
+WITH timers AS (DELETE FROM pgautomate.trigger_timers WHERE trigger_id = ANY (@trigger_ids::bigint[]))
 DELETE FROM pgautomate.live_triggers WHERE trigger_id = ANY (@trigger_ids::bigint[]);
 
 -- name: LiveTriggers :many
-SELECT v.trigger_id, v.version, v.organization_id, v.name, v.object_type, v.query, v.before_query, v.extra_filter
+SELECT v.trigger_id, v.version, v.organization_id, v.name, v.object_type, v.query, v.before_query, v.extra_filter,
+       coalesce(l.timers_version = v.version, false)::boolean AS timers_set
   FROM pgautomate.live_triggers l
   JOIN pgautomate.trigger_versions v ON v.trigger_id = l.trigger_id AND v.version = l.version;
 

@@ -36,6 +36,13 @@ type expr struct {
 	payload []byte
 	kids    []expr
 	related *relatedExpr // opRelated
+	window  *window      // opWindow
+}
+
+// window is a moment_range with a bound that moves with the clock.
+type window struct {
+	moments [2]momentNode
+	loc     *time.Location
 }
 
 type compiler struct {
@@ -276,7 +283,11 @@ func (c *compiler) fieldNode(n *node, negate bool) expr {
 	if op == opFalse {
 		return constant(negate)
 	}
-	return expr{op: op, negate: negate, spec: spec, payload: payload}
+	e := expr{op: op, negate: negate, spec: spec, payload: payload}
+	if op == opWindow {
+		e.window = &window{n.cond.moments, c.loc}
+	}
+	return e
 }
 
 // fits reports a condition that can't be asked of a field of this kind.
@@ -365,18 +376,12 @@ func (c *compiler) condition(field *Field, ref *fieldRef, cond *condition) (op b
 		return opNumber, payload, ok && fits && field != nil
 
 	case condMomentRange:
-		ok = true
-		for i := range cond.moments {
-			switch cond.moments[i].typ {
-			case momentNow, momentOffset:
-				c.in(momentNames[i], func() {
-					c.report(cond.moments[i].at, CodeRelativeMoment, nil, "a moment relative to now passes without a change, so a trigger can't see it; use fixed_local_date")
-				})
-				ok = false
-			}
-		}
+		ok = c.moments(cond)
 		if !c.fits(field, ref, cond, nil, KindDate, KindTimestamp, KindTimestampTZ, KindJSON) || !ok || field == nil {
 			return 0, nil, false
+		}
+		if cond.moments[0].moves() || cond.moments[1].moves() {
+			return opWindow, nil, true // its bounds are laid out with the program
 		}
 		return opMoment, c.momentRange(field.Kind, cond), true
 
@@ -551,6 +556,28 @@ func (c *compiler) numberRange(cond *condition) ([]byte, bool) {
 	return append(payload, bounds[1]...), ok
 }
 
+// moments checks the bounds of a moment_range that are relative to now. "Before
+// now" alone is refused: it is a way to say that something has passed, which
+// whoever means it by a trigger should say with an offset, be it of 0 seconds.
+func (c *compiler) moments(cond *condition) bool {
+	problems := len(c.problems)
+	for i := range cond.moments {
+		m := &cond.moments[i]
+		c.path.key(momentNames[i])
+		switch {
+		case m.typ == momentNow && cond.moments[1-i].typ == momentNone:
+			c.report(m.at, CodeRelativeMoment, json.RawMessage(`{"type":"offset","direction":"past","moment":{"type":"now"},"offset":{"seconds":0},"which_day_end":null}`),
+				"a bound that is just now is true or false without a change; a trigger takes an offset from now, which may be 0 seconds, or a window with two bounds")
+		case m.typ == momentOffset:
+			p := parser{path: slices.Clone(c.path)}
+			readOffset(&p, m, 0)
+			c.problems = append(c.problems, p.problems...)
+		}
+		c.path.pop()
+	}
+	return len(c.problems) == problems
+}
+
 // The payload of opMoment: these flags, then for each bound that is there its
 // day and its microseconds, those of the two that are asked for.
 const (
@@ -573,25 +600,11 @@ func (c *compiler) momentRange(kind Kind, cond *condition) []byte {
 	payload := []byte{0}
 	for i := range cond.moments {
 		m := &cond.moments[i]
-		if m.typ != momentFixed {
+		if m.typ == momentNone {
 			continue
 		}
 		flags |= hasFrom << i
-		parsed, _ := parseMoment(m.value)
-		var day, micros int64
-		if parsed.hasTime {
-			micros = parsed.instant()
-			if parsed.rest {
-				micros++
-			}
-			day = dayAtOrAfter(micros, c.loc)
-		} else {
-			day = parsed.day
-			if m.which == "end" {
-				day++ // the end of a day is the start of the next
-			}
-			micros = dayStart(day, c.loc)
-		}
+		day, micros := fixedBound(m, c.loc)
 		if flags&asDays != 0 {
 			payload = binary.AppendVarint(payload, day)
 		}
@@ -601,4 +614,17 @@ func (c *compiler) momentRange(kind Kind, cond *condition) []byte {
 	}
 	payload[0] = flags
 	return payload
+}
+
+// fixedBound works out a bound that doesn't move: the instant, and the first day
+// that starts at or after it, which is what a date is compared with.
+func fixedBound(m *momentNode, loc *time.Location) (day, micros int64) {
+	if m.typ == momentFixed {
+		if parsed, _ := parseMoment(m.value); !parsed.hasTime {
+			day = fixedDay(m, &parsed)
+			return day, dayStart(day, loc)
+		}
+	}
+	micros = reckoning{0, loc}.instant(m)
+	return dayAtOrAfter(micros, loc), micros
 }

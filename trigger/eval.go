@@ -514,7 +514,7 @@ func (m *matcher) eval(code string, s *side) (result truth, rest string) {
 		return result, rest
 	}
 	v := m.value(s, uint32(slot))
-	if v.unknown {
+	if v.unknown || op&^opNegate == opWindow && m.set == nil { // only a matcher on the mirror has a clock
 		return unknown, rest
 	}
 	result = truthOf(m.condition(op&^opNegate, body[k:], s, v))
@@ -545,9 +545,9 @@ func (m *matcher) condition(op byte, payload string, s *side, v *fieldValue) boo
 		case opNumber:
 			fits = fits && e.tag == tagNumber && (m.number(s, v, e) || e.class == isNaN)
 			ok = fits && e.class == isNumber && inRange(e.num, payload)
-		case opMoment:
+		case opMoment, opWindow:
 			fits = fits && (e.tag == tagDate || e.tag == tagInstant || e.tag == tagText) && m.moment(v, e)
-			ok = fits && inMoments(e, payload)
+			ok = fits && m.within(op, e, payload)
 		default:
 			panic(fmt.Sprintf("trigger: unknown operation %d", op))
 		}
@@ -596,6 +596,13 @@ func inRange(num []byte, payload string) bool {
 		return false
 	}
 	return flags&hasHigh == 0 || string(num) < high || flags&highIncluded != 0 && string(num) == high
+}
+
+func (m *matcher) within(op byte, e *element, payload string) bool {
+	if op == opWindow {
+		return m.set.inWindow(e, payload)
+	}
+	return inMoments(e, payload)
 }
 
 func inMoments(e *element, payload string) bool {

@@ -5,6 +5,7 @@ import (
 	"slices"
 	"sort"
 	"strconv"
+	"time"
 )
 
 // The layout of a compiled trigger in bytes.
@@ -28,6 +29,7 @@ const (
 	opBool    // one byte, 0 or 1
 	opNumber  // see hasLow
 	opMoment  // see hasFrom
+	opWindow  // see appendWindow
 	opRelated // its slot is that of this side's column; then uvarints: edge, at least so many; then a node whose slots are fields of the other type
 
 	opNegate = 0x80
@@ -64,6 +66,7 @@ func varint(s string) (int64, string) {
 type slots interface {
 	slot(f fieldSpec) uint32
 	edge(r Relation) (edge uint32, other slots)
+	bound(m *momentNode, loc *time.Location) uint32
 }
 
 // appendProgram lays an expression out.
@@ -93,12 +96,39 @@ func appendProgram(dst []byte, e *expr, in slots) []byte {
 		e.payload = binary.AppendUvarint(e.payload, uint64(e.related.atLeast))
 		e.payload = appendProgram(e.payload, &e.related.query, other)
 	}
+	if e.op == opWindow {
+		e.payload = appendWindow(nil, e.window, in)
+	}
 	var head [binary.MaxVarintLen64]byte
 	n := binary.PutUvarint(head[:], uint64(in.slot(e.spec)))
 	dst = binary.AppendUvarint(dst, uint64(n+len(e.payload)))
 	dst = append(dst, head[:n]...)
 	return append(dst, e.payload...)
 }
+
+// appendWindow writes the payload of opWindow: the time zone, hasFrom and
+// hasBefore with windowMoves for each of them that moves; then for each bound the
+// number of the moving one, or the instant of the fixed one.
+func appendWindow(dst []byte, w *window, in slots) []byte {
+	start := len(dst)
+	dst = append(dst, 0)
+	for i := range w.moments {
+		m := &w.moments[i]
+		switch {
+		case m.typ == momentNone:
+		case m.moves():
+			dst[start] |= (hasFrom | windowMoves) << i
+			dst = binary.AppendUvarint(dst, uint64(in.bound(m, w.loc)))
+		default:
+			dst[start] |= hasFrom << i
+			_, micros := fixedBound(m, w.loc)
+			dst = binary.AppendVarint(dst, micros)
+		}
+	}
+	return dst
+}
+
+const windowMoves = 1 << 4
 
 // programSlots visits the slot of every condition, once for each.
 func programSlots(code string, visit func(uint32)) {
@@ -253,8 +283,11 @@ func appendSource(dst []byte, n *node, in *interner) []byte {
 			for i := range c.moments {
 				m := &c.moments[i]
 				dst = append(dst, byte(m.typ))
-				if m.typ == momentFixed {
+				switch m.typ {
+				case momentFixed:
 					dst = binary.AppendUvarint(dst, uint64(in.id(m.which)))
+					dst = appendText(dst, m.value)
+				case momentOffset:
 					dst = appendText(dst, m.value)
 				}
 			}
@@ -352,8 +385,11 @@ func (r *sourceReader) node() *node {
 		case condMomentRange:
 			for i := range c.moments {
 				m := &c.moments[i]
-				if m.typ = momentType(r.byte()); m.typ == momentFixed {
+				switch m.typ = momentType(r.byte()); m.typ {
+				case momentFixed:
 					m.which = r.name()
+					m.value = r.text()
+				case momentOffset:
 					m.value = r.text()
 				}
 			}

@@ -9,8 +9,8 @@ import (
 	"github.com/pgautomate/pgautomate/mirror"
 )
 
-// Triggers that look across relations are decided on the mirror, which holds the
-// rows as of the commit before. Of each commit, every change is considered
+// Triggers that look across relations, or at the clock, are decided on the mirror,
+// which holds the rows as of the commit before. Of each commit, every change is considered
 // first: which objects may it make match, by their own row or by one that is
 // related to them? Those are asked whether they match already. Then the commit
 // is put into the mirror, and those that did not match are asked again.
@@ -72,6 +72,8 @@ type relatedTrigger struct {
 	paths        []relationPath
 	types        []*objectType // those that it looks at, its own among them
 	extra        *extra
+	timed        bool // may begin to match by the passing of time
+	armed        bool // a timed one: the timers of all objects are set
 }
 
 // relationPath is a way from a trigger's own type to a related one.
@@ -90,6 +92,7 @@ type watcher struct {
 // need is what the mirror must keep of a type.
 type need struct {
 	columns, links, members map[string]bool
+	byOrganization          bool
 }
 
 type changedField struct {
@@ -109,7 +112,9 @@ type pending struct {
 	trigger *relatedTrigger
 	id      string // before the commit, of a new object after it
 	created bool
-	unsure  bool // whether it matched before is not known
+	unsure  bool  // whether it matched before is not known
+	matched bool  // it did
+	due     int64 // of a timed trigger: when its timer was due before the commit
 	via     Via
 }
 
@@ -136,7 +141,7 @@ type RelatedFiring struct {
 // it has what Wanted asks for they match nothing.
 func (s *Set) SetMirror(store *mirror.Store) { s.relations.store = store }
 
-// Related says whether any live trigger looks across relations.
+// Related says whether any live trigger is decided on the mirror.
 func (s *Set) Related() bool { return len(s.relations.triggers) > 0 }
 
 // Wanted says what the mirror must hold for the live triggers, by type.
@@ -150,7 +155,7 @@ func (s *Set) Wanted() []mirror.Spec {
 		if t.schema == nil {
 			continue
 		}
-		spec := mirror.Spec{Type: t.name, ID: t.schema.ID, Columns: sortedKeys(n.columns)}
+		spec := mirror.Spec{Type: t.name, ID: t.schema.ID, Columns: sortedKeys(n.columns), ByOrganization: n.byOrganization}
 		for i, c := range spec.Columns {
 			if n.links[c] {
 				spec.Links = append(spec.Links, i)
@@ -174,9 +179,10 @@ func sortedKeys(m map[string]bool) []string {
 	return keys
 }
 
-// looksAcross says whether an expression has relations in it.
-func looksAcross(e *expr) bool {
-	return e.op == opRelated || slices.ContainsFunc(e.kids, func(k expr) bool { return looksAcross(&k) })
+// onMirror says whether an expression needs the mirror: it has relations in it,
+// or moments that move with the clock.
+func onMirror(e *expr) bool {
+	return e.op == opRelated || e.op == opWindow || slices.ContainsFunc(e.kids, func(k expr) bool { return onMirror(&k) })
 }
 
 // DropMirrored switches off the triggers that look at a type, whose rows the
@@ -234,6 +240,10 @@ func (s *Set) relate(id int64, t *objectType, organization string, e, before *ex
 	rt.paths = nil
 	rt.fields = s.follow(rt, t, nil, e, nil)
 	rt.extra = s.extras[id]
+	if rt.timed = moves(e) && rt.filter() == nil; rt.timed {
+		s.needs(t).byOrganization = true
+		s.clock.timed++
+	}
 	r.triggers[id] = rt
 	key := typeInOrganization{t, organization}
 	r.roots[key] = append(r.roots[key], rt)
@@ -290,7 +300,7 @@ func (s *Set) follow(rt *relatedTrigger, t *objectType, way []*edge, e *expr, fi
 func (s *Set) needs(t *objectType) *need {
 	n := s.relations.needs[t]
 	if n == nil {
-		n = &need{map[string]bool{}, map[string]bool{}, map[string]bool{}}
+		n = &need{columns: map[string]bool{}, links: map[string]bool{}, members: map[string]bool{}}
 		s.relations.needs[t] = n
 	}
 	return n
@@ -314,6 +324,12 @@ func (s *Set) unrelate(id int64) bool {
 		return false
 	}
 	delete(r.triggers, id)
+	if rt.timed {
+		s.clock.timed--
+		if rt.armed {
+			s.clock.armed--
+		}
+	}
 	key := typeInOrganization{rt.typ, rt.organization}
 	if r.roots[key] = slices.DeleteFunc(r.roots[key], func(o *relatedTrigger) bool { return o == rt }); len(r.roots[key]) == 0 {
 		delete(r.roots, key)
@@ -389,7 +405,7 @@ func (s *Set) considerOwn(t *objectType, ch *change.Change, oldID string, create
 		oldID = ch.ID
 	}
 	for _, rt := range s.relations.roots[typeInOrganization{t, ch.Organization}] {
-		if rt.filter() != nil || created || s.relations.anyChanged(t, rt.fields) {
+		if rt.filter() != nil || created || s.relations.anyChanged(t, rt.fields) || rt.timed && oldID != ch.ID {
 			s.ask(rt, oldID, created, t.name, ch.ID)
 		}
 	}
@@ -523,10 +539,15 @@ func (s *Set) ask(rt *relatedTrigger, id string, created bool, viaType, viaID st
 	} else if !created {
 		verdict = s.verdict(rt, id, "")
 	}
+	due := s.clock.flips
+	if rt.timed && rt.extra != nil && !created {
+		s.verdict(rt, id, "") // before_query's clock is none of the timer's
+		due = s.clock.flips
+	}
 	place := -1
-	if verdict != isTrue {
+	if verdict != isTrue || rt.timed {
 		place = len(r.pending)
-		r.pending = append(r.pending, pending{rt, id, created, verdict == unknown, Via{viaType, string([]byte(viaID))}})
+		r.pending = append(r.pending, pending{rt, id, created, verdict == unknown, verdict == isTrue, due, Via{viaType, string([]byte(viaID))}})
 	}
 	r.asked[question{rt.id, id, created}] = place
 }
@@ -542,14 +563,18 @@ func (s *Set) Settle(dst []RelatedFiring) ([]RelatedFiring, Counters) {
 		if !live || r.triggers[p.trigger.id] != p.trigger {
 			continue
 		}
-		id := p.id
+		id, moved := p.id, p.created
 		if !p.created {
 			if now, ok := r.renamed[renamedKey{p.trigger.typ, id}]; ok {
-				id = now
+				id, moved = now, true
 			}
 		}
 		after := s.verdict(p.trigger, id, "")
+		if p.trigger.timed && (moved || p.unsure || s.clock.flips != p.due) {
+			s.clock.set(p.trigger.id, id)
+		}
 		switch {
+		case p.matched:
 		case after == isTrue && !p.unsure:
 			e := s.groups[at.group].at(at.number)
 			dst = append(dst, RelatedFiring{
@@ -598,6 +623,7 @@ func (s *Set) beforeVerdict(rt *relatedTrigger, x *extra, id string, created boo
 // mirror has it.
 func (s *Set) verdict(rt *relatedTrigger, id, program string) (result truth) {
 	r := &s.relations
+	s.clock.flips = never
 	at, live := s.byID[rt.id]
 	table := r.store.Table(rt.typ.name)
 	if !live || table == nil {

@@ -88,6 +88,7 @@ type Set struct {
 	poster poster // of the index, used again
 
 	relations relations
+	clock     clock
 	extras    map[int64]*extra // of triggers that have some
 }
 
@@ -427,7 +428,7 @@ func (s *Set) add(b *brokenTrigger, root *node, problems []Problem) error {
 	added.code = string(code)
 	number := g.enter(added)
 	s.byID[b.TriggerID] = place{g.number, number}
-	if looksAcross(&e) || looksAcross(&before) {
+	if onMirror(&e) || onMirror(&before) {
 		s.relate(b.TriggerID, t, g.organization, &e, &before)
 		return nil
 	}
@@ -458,6 +459,8 @@ type groupSlots struct {
 
 func (in groupSlots) slot(f fieldSpec) uint32 { return in.g.slot(in.g.typ.field(f)) }
 
+func (in groupSlots) bound(m *momentNode, loc *time.Location) uint32 { return in.set.bound(m, loc) }
+
 func (in groupSlots) edge(r Relation) (uint32, slots) {
 	id, e := in.set.edge(in.g.typ, r)
 	return id, typeSlots{in.set, e.other}
@@ -469,6 +472,8 @@ type typeSlots struct {
 }
 
 func (in typeSlots) slot(f fieldSpec) uint32 { return in.typ.field(f) }
+
+func (in typeSlots) bound(m *momentNode, loc *time.Location) uint32 { return in.set.bound(m, loc) }
 
 func (in typeSlots) edge(r Relation) (uint32, slots) {
 	id, e := in.set.edge(in.typ, r)

@@ -392,9 +392,8 @@ func TestWallClock(t *testing.T) {
 		loc := refLocations[rapid.IntRange(0, len(refLocations)-1).Draw(t, "zone")]
 		at := time.Unix(rapid.Int64Range(-5e9, 5e9).Draw(t, "seconds"), rapid.Int64Range(0, 999_999).Draw(t, "micros")*1000).In(loc)
 		days := rapid.IntRange(-400, 400).Draw(t, "days")
-		c := sqlCompiler{loc: loc, now: at}
 		o := offset{from: momentNode{typ: momentNow}, sign: 1, counts: [7]int64{unitDays: int64(days)}}
-		micros := o.instant(&c)
+		micros := reckoning{microsOf(at), loc}.offset(&o)
 		got := time.UnixMicro(micros + epochSecs*secsMicros).In(loc)
 		if days == 0 {
 			if !got.Equal(at) {

@@ -94,28 +94,11 @@ func (c *runtimeChecker) node(n *node) {
 }
 
 func (c *runtimeChecker) condition(n *node) {
-	switch cond := &n.cond; cond.typ {
-	case condText:
+	if cond := &n.cond; cond.typ == condText {
 		if field := c.schema.find(&n.field); field != nil && cond.mode != exactValue {
 			c.fits(field, &n.field, cond, c.nearestOfText(field, cond), KindText, KindPadded, KindOther, KindJSON)
 		}
-	case condMomentRange:
-		for i := range cond.moments {
-			c.path.key(momentNames[i])
-			c.offsets(&cond.moments[i], 0)
-			c.path.pop()
-		}
 	}
-}
-
-// offsets checks the inside of an offset, which the parser keeps as it is written.
-func (c *runtimeChecker) offsets(m *momentNode, depth int) {
-	if m.typ != momentOffset {
-		return
-	}
-	p := parser{path: slices.Clone(c.path)}
-	readOffset(&p, m, depth)
-	c.problems = append(c.problems, p.problems...)
 }
 
 // find gives the field that a reference means, or nil.

@@ -7,7 +7,7 @@ import (
 )
 
 // Moments of a query as Postgres takes them. Those relative to now are worked out
-// here, by the same time zones as everywhere else, and not by the server's.
+// in relative.go, by the same time zones as everywhere else, and not by the server's.
 
 // What Postgres's date and timestamp hold, as days and microseconds since 2000-01-01.
 const (
@@ -17,120 +17,14 @@ const (
 	maxMicros = 9223371331200000000 - 1
 )
 
-// bounds works out a bound of moment_range: the instant, and the first day that
-// starts at or after it, which is what a date is compared with.
+// bound works out a bound of moment_range as of now: the instant, and the first
+// day that starts at or after it.
 func (c *sqlCompiler) bound(m *momentNode) (day, micros int64) {
-	if m.typ == momentFixed {
-		if parsed, _ := parseMoment(m.value); !parsed.hasTime {
-			day = fixedDay(m, &parsed)
-			return day, dayStart(day, c.loc)
-		}
+	if !m.moves() {
+		return fixedBound(m, c.loc)
 	}
-	micros = c.instant(m)
+	micros = reckoning{microsOf(c.now), c.loc}.instant(m)
 	return dayAtOrAfter(micros, c.loc), micros
-}
-
-// fixedDay gives the day that starts at a day's start or end.
-func fixedDay(m *momentNode, parsed *moment) int64 {
-	if m.which == "end" {
-		return parsed.day + 1 // the end of a day is the start of the next
-	}
-	return parsed.day
-}
-
-// instant gives the first microsecond at or after a moment.
-func (c *sqlCompiler) instant(m *momentNode) int64 {
-	switch m.typ {
-	case momentFixed:
-		parsed, _ := parseMoment(m.value)
-		if !parsed.hasTime {
-			return dayStart(fixedDay(m, &parsed), c.loc)
-		}
-		micros := parsed.instant()
-		if parsed.rest {
-			micros++
-		}
-		return micros
-	case momentOffset:
-		return clampMicros(readOffset(&parser{}, m, 0).instant(c))
-	default:
-		micros := (c.now.Unix()-epochSecs)*secsMicros + int64(c.now.Nanosecond()/1000)
-		if c.now.Nanosecond()%1000 > 0 {
-			micros++
-		}
-		return clampMicros(micros)
-	}
-}
-
-func clampMicros(micros int64) int64 { return min(max(micros, minMicros), maxMicros) }
-
-// instant adds: years and months first (a day that the month lacks is its last
-// one), then weeks and days, both on the local calendar and clock, then the rest
-// as time that passes.
-func (o *offset) instant(c *sqlCompiler) int64 {
-	var micros int64
-	if o.inner != nil {
-		micros = o.inner.instant(c)
-	} else {
-		micros = c.instant(&o.from)
-	}
-	n := &o.counts
-	months := o.sign * (n[unitYears]*12 + n[unitMonths])
-	days := o.sign * (n[unitWeeks]*7 + n[unitDays])
-	if months != 0 || days != 0 {
-		day, clock := wall(micros, c.loc)
-		micros = wallInstant(addMonths(day, months)+days, clock, c.loc)
-	}
-	micros += o.sign * ((n[unitHours]*60+n[unitMinutes])*60 + n[unitSeconds]) * secsMicros
-	if o.dayEnd != "" {
-		day, _ := wall(micros, c.loc)
-		if o.dayEnd == "end" {
-			day++
-		}
-		micros = dayStart(day, c.loc)
-	}
-	return micros
-}
-
-// wall gives the local day and the microseconds that its clock shows.
-func wall(micros int64, loc *time.Location) (day, clock int64) {
-	secs, rest := floorDiv(micros, secsMicros)
-	_, offset := time.Unix(secs+epochSecs, 0).In(loc).Zone()
-	day, secs = floorDiv(secs+int64(offset), 86400)
-	return day, secs*secsMicros + rest
-}
-
-// wallInstant gives the first instant at which the local clock shows that or, where it
-// was set forward over it, more.
-func wallInstant(day, clock int64, loc *time.Location) int64 {
-	secs, rest := floorDiv(clock, secsMicros)
-	wall := time.Unix(day*86400+secs+epochSecs, 0).In(loc) // were the clock UTC's
-	for at := wall.Add(-48 * time.Hour); ; {
-		start, end := at.ZoneBounds()
-		_, offset := at.Zone()
-		first := wall.Add(-time.Duration(offset) * time.Second)
-		if !start.IsZero() && first.Before(start) {
-			first, rest = start, 0
-		}
-		if end.IsZero() || first.Before(end) {
-			return (first.Unix()-epochSecs)*secsMicros + rest
-		}
-		at = end
-	}
-}
-
-func addMonths(day, months int64) int64 {
-	t := time.Unix(day*86400+epochSecs, 0).UTC()
-	y, m := floorDiv(int64(t.Year())*12+int64(t.Month())-1+months, 12)
-	return daysFromCivil(y, m+1, min(int64(t.Day()), daysIn(y, m+1)))
-}
-
-func floorDiv(a, b int64) (quotient, rest int64) {
-	quotient, rest = a/b, a%b
-	if rest < 0 {
-		return quotient - 1, rest + b
-	}
-	return quotient, rest
 }
 
 // dayText writes a day as Postgres reads it in any date style; ok is false for one

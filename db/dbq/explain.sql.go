@@ -60,7 +60,7 @@ func (q *Queries) Explanation(ctx context.Context, id int64) (ExplanationRow, er
 }
 
 const latestFiring = `-- name: LatestFiring :one
-SELECT id, commit_lsn::text AS commit_lsn FROM pgautomate.trigger_firings
+SELECT id, commit_lsn::text AS commit_lsn, cause FROM pgautomate.trigger_firings
  WHERE trigger_id = $1 AND object_id = $2 AND commit_lsn <= ($3::text)::pg_lsn
  ORDER BY committed_at DESC, id DESC LIMIT 1
 `
@@ -74,13 +74,14 @@ type LatestFiringParams struct {
 type LatestFiringRow struct {
 	ID        int64
 	CommitLsn string
+	Cause     json.RawMessage
 }
 
 // By each partition's unique (trigger_id, committed_at, commit_lsn, object_id).
 func (q *Queries) LatestFiring(ctx context.Context, arg LatestFiringParams) (LatestFiringRow, error) {
 	row := q.db.QueryRow(ctx, latestFiring, arg.TriggerID, arg.ObjectID, arg.At)
 	var i LatestFiringRow
-	err := row.Scan(&i.ID, &i.CommitLsn)
+	err := row.Scan(&i.ID, &i.CommitLsn, &i.Cause)
 	return i, err
 }
 

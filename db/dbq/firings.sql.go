@@ -89,6 +89,7 @@ func (q *Queries) FiringIDs(ctx context.Context, n int32) ([]int64, error) {
 }
 
 const forgetLiveTriggers = `-- name: ForgetLiveTriggers :exec
+WITH timers AS (DELETE FROM pgautomate.trigger_timers), clock AS (DELETE FROM pgautomate.trigger_clock)
 DELETE FROM pgautomate.live_triggers
 `
 
@@ -252,7 +253,8 @@ func (q *Queries) InvalidTriggers(ctx context.Context) ([]InvalidTriggersRow, er
 }
 
 const liveTriggers = `-- name: LiveTriggers :many
-SELECT v.trigger_id, v.version, v.organization_id, v.name, v.object_type, v.query, v.before_query, v.extra_filter
+SELECT v.trigger_id, v.version, v.organization_id, v.name, v.object_type, v.query, v.before_query, v.extra_filter,
+       coalesce(l.timers_version = v.version, false)::boolean AS timers_set
   FROM pgautomate.live_triggers l
   JOIN pgautomate.trigger_versions v ON v.trigger_id = l.trigger_id AND v.version = l.version
 `
@@ -266,6 +268,7 @@ type LiveTriggersRow struct {
 	Query          json.RawMessage
 	BeforeQuery    json.RawMessage
 	ExtraFilter    json.RawMessage
+	TimersSet      bool
 }
 
 func (q *Queries) LiveTriggers(ctx context.Context) ([]LiveTriggersRow, error) {
@@ -286,6 +289,7 @@ func (q *Queries) LiveTriggers(ctx context.Context) ([]LiveTriggersRow, error) {
 			&i.Query,
 			&i.BeforeQuery,
 			&i.ExtraFilter,
+			&i.TimersSet,
 		); err != nil {
 			return nil, err
 		}
@@ -405,6 +409,7 @@ func (q *Queries) RecoverTriggers(ctx context.Context, objectType string) (int64
 }
 
 const removeLiveTriggers = `-- name: RemoveLiveTriggers :exec
+WITH timers AS (DELETE FROM pgautomate.trigger_timers WHERE trigger_id = ANY ($1::bigint[]))
 DELETE FROM pgautomate.live_triggers WHERE trigger_id = ANY ($1::bigint[])
 `
 

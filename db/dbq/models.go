@@ -111,3 +111,11 @@ type PgautomateTriggerBackfill struct {
 	// When it completed, failed or was canceled.
 	FinishedAt *time.Time
 }
+
+// When a trigger with moments relative to now is to be asked of an object again: the next moment at which the clock can change the verdict. Written with the feed's checkpoint, and as of it.
+type PgautomateTriggerTimer struct {
+	TriggerID int64
+	ObjectID  string
+	// By the clock of the commits, which is that of the watched database's server.
+	DueAt time.Time
+}
