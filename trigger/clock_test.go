@@ -325,3 +325,17 @@ func TestTimersAgainstTheClock(t *testing.T) {
 		}
 	})
 }
+
+// A row that only gets another id keeps its moment.
+func TestTimersFollowIDs(t *testing.T) {
+	t.Parallel()
+	w := newTimedWorld(t, time.UTC, and(`{"type":"object_type","object_type":"lead"}`, inRangeOf("lead moment", "", fromNow(0, "seconds"))))
+	w.arm(t)
+	row := cols{"organization_id": "A", "moment": w.now.Add(time.Hour).Format(time.RFC3339)}
+	w.write(t, "lead", "1", "1", row)
+	w.write(t, "lead", "1", "2", maps.Clone(row))
+	w.advance(w.now.Add(2 * time.Hour))
+	if len(w.fired) != 1 || !strings.HasPrefix(w.fired[0], "1 2 at") {
+		t.Errorf("fired: %q", w.fired)
+	}
+}

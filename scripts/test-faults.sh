@@ -1,0 +1,38 @@
+#!/bin/bash
+# The whole fault suite as a check: prints its report. A firing that is lost, twice or wrong fails it at once. A fault that
+# fails in another way, for a bound of time as a rule, is inflicted once more by itself, for the machine may have been busy;
+# what fails then fails.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+scripts/ensure-go.sh
+scripts/ensure-postgres.sh
+
+out=$(mktemp)
+trap 'rm -f "$out"' EXIT
+inflict() { # parallel pattern
+	go test -tags faults -count 1 -timeout 0 -v -parallel "$1" -run "$2" ./faults >"$out" 2>&1
+}
+report() { sed -n '/^fault  .*times/,/^actions:/p' "$out"; }
+# Columns from the right: actions, feed, wrong, twice, lost.
+broken() { report | awk '/^fault  |^feed:|^actions:|^$/ { next } { if ($(NF-2) + $(NF-3) + $(NF-4) > 0) bad = 1 } END { exit !bad }'; }
+
+code=0
+inflict 8 'Test(Faults|FailpointsComplete)' || code=$?
+report
+[ "$code" -eq 0 ] && exit 0
+if broken || [ -z "$(report)" ]; then
+	grep -v '^=== ' "$out" | tail -300
+	exit 1
+fi
+failed=$(sed -n 's/^ *--- FAIL: TestFaults\/\(.*\) (.*/\1/p' "$out")
+grep -v '^=== ' "$out" | grep -B 5 -A 30 -e '--- FAIL' | tail -200
+if [ -z "$failed" ]; then
+	exit 1
+fi
+pattern=$(printf '%s' "$failed" | sed 's/[][\.*^$()+?{}|]/\\&/g' | paste -sd '|')
+echo "once more, by themselves: $failed"
+code=0
+inflict 1 "TestFaults/^($pattern)\$" || code=$?
+report
+[ "$code" -eq 0 ] || grep -v '^=== ' "$out" | tail -200
+exit "$code"
