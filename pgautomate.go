@@ -196,6 +196,7 @@ func New(ctx context.Context, cfg Config) (*Engine, error) {
 		SMTP:    jobs.SMTP{URL: cfg.SMTPURL, From: cfg.EmailFrom},
 		Webhook: jobs.Webhook{Secret: cfg.WebhookSecret, Allow: cfg.WebhookAllow},
 		Store:   &scheduler.Store{Rows: e.catalog},
+		Queries: &catalog.Queries{Catalog: e.catalog, Pool: e.pool},
 		Logger:  cfg.Logger,
 	})
 	if err != nil {

@@ -16,6 +16,8 @@ type Config struct {
 	Webhook Webhook
 	// Store carries out move, exit, enter_stage, update_row and insert_row.
 	Store Store
+	// Queries asks the queries of branch and wait_until.
+	Queries Queries
 	// Logger gets the messages of log actions, at debug. Default slog.Default().
 	Logger *slog.Logger
 }
@@ -62,6 +64,7 @@ func Defaults(cfg Config) (*Registry, error) {
 		{"email", email, WithParams([]string{"to", "subject"}, "body", "html", "from", "reply_to", "attachments")},
 		{"webhook", webhook, WithParams([]string{"url"}, "method", "headers", "body")},
 		{"wait", waitHandler{}, WithParams(nil, "for", "until", "window")},
+		{"branch", branchHandler{cfg.Store, cfg.Queries}, WithParams([]string{"arms"}, "else")},
 		{"move", newMove(cfg.Store), WithParams([]string{"stage"}, "pipeline", "restart")},
 		{"exit", newExit(cfg.Store), WithParams(nil, "reason")},
 		{"enter_stage", newEnterStage(cfg.Store), WithParams([]string{"pipeline", "stage"}, "lead")},

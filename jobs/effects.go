@@ -20,10 +20,13 @@ import (
 // exist, ErrNotVisible for rows that are not there (yet).
 type Store interface {
 	// MoveLead closes the action's lead stage (reason moved) and enters the stage,
-	// named by name or id, of the same pipeline or of the named one.
-	MoveLead(ctx context.Context, tx pgx.Tx, a *Action, pipeline, stage string) error
+	// named by name or id, of the same pipeline or of the named one. The stage that
+	// the lead is in is begun again only with restart.
+	MoveLead(ctx context.Context, tx pgx.Tx, a *Action, pipeline, stage string, restart bool) error
 	// ExitLead ends the action's lead stage: status exited, reason "exit", detail = the given text.
 	ExitLead(ctx context.Context, tx pgx.Tx, a *Action, reason string) error
+	// EndRun ends the action's lead stage with that status and reason.
+	EndRun(ctx context.Context, tx pgx.Tx, a *Action, status, reason string) error
 	// EnterStage puts a lead (default: the action's own) into a stage.
 	EnterStage(ctx context.Context, tx pgx.Tx, a *Action, pipeline, stage, lead string) error
 	// UpdateRow sets columns of the lead's row (object "" or "lead" or its object
@@ -47,6 +50,7 @@ type effectHandler struct {
 	check   func(p map[string]any) error
 	effect  func(s Store, a *Action, p map[string]any) (Result, error)
 	inStage bool // needs a lead stage: not for a trigger's own action
+	stages  func(p map[string]any) []StageRef
 }
 
 func (h effectHandler) Run(ctx context.Context, a *Action) (Result, error) {
@@ -61,7 +65,7 @@ func (h effectHandler) Run(ctx context.Context, a *Action) (Result, error) {
 		return Result{}, Permanent(err)
 	}
 	if h.store == nil {
-		return Result{}, Permanent(errors.New("this process has no database to carry the action out in"))
+		return Result{}, errNoStore
 	}
 	return h.effect(h.store, a, p)
 }
@@ -72,6 +76,13 @@ func (h effectHandler) Validate(params json.RawMessage) error {
 		return err
 	}
 	return h.check(p)
+}
+
+func (h effectHandler) References(params json.RawMessage) (stages []StageRef, queries []QueryRef) {
+	if p, err := decodeParams(params); err == nil && h.stages != nil {
+		stages = h.stages(p)
+	}
+	return stages, nil
 }
 
 // reference is a parameter that names a stage or pipeline by name or id.
@@ -111,8 +122,17 @@ func newMove(s Store) Handler {
 			pipeline, _ := reference(p, "pipeline", false)
 			return Result{
 				Output: effectOutput{"stage": stage, "pipeline": pipeline},
-				Effect: func(ctx context.Context, tx pgx.Tx) error { return s.MoveLead(ctx, tx, a, pipeline, stage) },
+				Effect: func(ctx context.Context, tx pgx.Tx) error {
+					return s.MoveLead(ctx, tx, a, pipeline, stage, p["restart"] == true)
+				},
 			}, nil
+		},
+		stages: func(p map[string]any) []StageRef {
+			stage, ok := stageName(p["stage"])
+			if pipeline, _ := reference(p, "pipeline", false); !ok || pipeline != "" {
+				return nil // another pipeline's
+			}
+			return []StageRef{{"/stage", stage, p["restart"] == true}}
 		},
 	}
 }

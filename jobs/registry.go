@@ -130,6 +130,20 @@ func (r *Registry) Validate(actionType string, params json.RawMessage) error {
 	return nil
 }
 
+// References are the stages of its own pipeline that an action's parameters name,
+// and the queries that stand in them.
+func (r *Registry) References(actionType string, params json.RawMessage) (stages []StageRef, queries []QueryRef) {
+	if reg := r.lookup(actionType); reg != nil {
+		if h, ok := reg.handler.(Referrer); ok {
+			stages, queries = h.References(params)
+		}
+	}
+	if o, err := OnErrorOf(params); err == nil && o.Policy == OnErrorStage {
+		stages = append(stages, StageRef{"/on_error/stage", o.Stage, false})
+	}
+	return stages, queries
+}
+
 // OnError is the same as OnErrorOf.
 func (r *Registry) OnError(params json.RawMessage) (OnError, error) { return OnErrorOf(params) }
 

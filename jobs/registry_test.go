@@ -227,8 +227,15 @@ func (c *calls) add(format string, args ...any) error {
 	return nil
 }
 
-func (c *calls) MoveLead(_ context.Context, _ pgx.Tx, a *Action, pipeline, stage string) error {
+func (c *calls) MoveLead(_ context.Context, _ pgx.Tx, a *Action, pipeline, stage string, restart bool) error {
+	if restart {
+		stage += " again"
+	}
 	return c.add("move %d %q %q", a.ID, pipeline, stage)
+}
+
+func (c *calls) EndRun(_ context.Context, _ pgx.Tx, a *Action, status, reason string) error {
+	return c.add("end %d %s %s", a.ID, status, reason)
 }
 
 func (c *calls) ExitLead(_ context.Context, _ pgx.Tx, a *Action, reason string) error {
@@ -257,7 +264,7 @@ func TestEffects(t *testing.T) {
 		changesRows              bool
 	}{
 		{"move", `{"stage":"Won {{ lead.score }}"}`, `move 9 "" "Won 42"`, false},
-		{"move", `{"stage":12,"pipeline":"Sales","restart":true}`, `move 9 "Sales" "12"`, false},
+		{"move", `{"stage":12,"pipeline":"Sales","restart":true}`, `move 9 "Sales" "12 again"`, false},
 		{"exit", `{"reason":"bought for {{ lead.amount }}"}`, `exit 9 "bought for 12.50"`, false},
 		{"exit", ``, `exit 9 ""`, false},
 		{"enter_stage", `{"pipeline":"P","stage":"S"}`, `enter 9 "P" "S" "7"`, false},

@@ -479,7 +479,7 @@ func (l *Lifecycle) finishAlone(ctx context.Context, s *jobs.Started, o jobs.Out
 		case o.Status != jobs.StatusFailed:
 		case o.OnError.Policy == jobs.OnErrorStage:
 			effect = func(ctx context.Context, tx pgx.Tx) error {
-				return l.store.MoveLead(ctx, tx, &s.Action, "", o.OnError.Stage)
+				return l.store.MoveLead(ctx, tx, &s.Action, "", o.OnError.Stage, false)
 			}
 		default:
 			effect, policy = nil, o.OnError.Policy

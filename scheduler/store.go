@@ -23,8 +23,8 @@ type Rows interface {
 type Store struct{ Rows }
 
 // MoveLead closes the action's stage (reason moved) and enters another one, of
-// the same pipeline unless another is named.
-func (s *Store) MoveLead(ctx context.Context, tx pgx.Tx, a *jobs.Action, pipeline, stage string) error {
+// the same pipeline unless another is named; the same one only with restart.
+func (s *Store) MoveLead(ctx context.Context, tx pgx.Tx, a *jobs.Action, pipeline, stage string, restart bool) error {
 	q := dbq.New(tx)
 	if a.LeadStageID == 0 {
 		return jobs.Permanentf("move: the action is in no pipeline: use enter_stage")
@@ -43,6 +43,9 @@ func (s *Store) MoveLead(ctx context.Context, tx pgx.Tx, a *jobs.Action, pipelin
 	if err != nil {
 		return err
 	}
+	if target.ID == now.PipelineStageID && !restart {
+		return jobs.Permanentf("stage %q is the one that the lead is in: name another, or say restart: true to begin it again", stage)
+	}
 	if target.PipelineID != now.PipelineID {
 		if _, err := q.CloseStages(ctx, dbq.CloseStagesParams{
 			LeadStageIds: []int64{a.LeadStageID}, Status: "completed", Reason: "moved", ActionReason: "stage_left",
@@ -55,11 +58,16 @@ func (s *Store) MoveLead(ctx context.Context, tx pgx.Tx, a *jobs.Action, pipelin
 
 // ExitLead ends the action's run.
 func (s *Store) ExitLead(ctx context.Context, tx pgx.Tx, a *jobs.Action, _ string) error {
+	return s.EndRun(ctx, tx, a, "exited", "exit")
+}
+
+// EndRun ends the action's run with a status and a reason.
+func (s *Store) EndRun(ctx context.Context, tx pgx.Tx, a *jobs.Action, status, reason string) error {
 	if a.LeadStageID == 0 {
-		return jobs.Permanentf("exit: the action is in no pipeline")
+		return jobs.Permanentf("%s: the action is in no pipeline", a.Type)
 	}
 	_, err := dbq.New(tx).CloseStages(ctx, dbq.CloseStagesParams{
-		LeadStageIds: []int64{a.LeadStageID}, Status: "exited", Reason: "exit", ActionReason: "stage_left",
+		LeadStageIds: []int64{a.LeadStageID}, Status: status, Reason: reason, ActionReason: "stage_left",
 	})
 	if err != nil {
 		return fmt.Errorf("close stage: %w", err)

@@ -14,6 +14,7 @@ import (
 	"github.com/jackc/pgerrcode"
 
 	"github.com/pgautomate/pgautomate/db/dbq"
+	"github.com/pgautomate/pgautomate/jobs"
 	"github.com/pgautomate/pgautomate/trigger"
 )
 
@@ -319,19 +320,23 @@ func pipelineError(err error) error {
 // looked at later, with the stages locked.
 func (s *Server) checkPipeline(ctx context.Context, org, objectType string, goal json.RawMessage, stages []StageInput, ids bool) error {
 	var f fields
-	if !isNull(goal) {
+	asked := func() (trigger.Schemas, *time.Location, error) {
 		schemas, err := s.objects.Schemas(ctx)
 		if err != nil {
-			return fmt.Errorf("schemas: %w", err)
+			return nil, nil, fmt.Errorf("schemas: %w", err)
+		}
+		where, err := s.location(ctx, org)
+		return schemas, where, err
+	}
+	if !isNull(goal) {
+		schemas, where, err := asked()
+		if err != nil {
+			return err
 		}
 		if schemas(objectType) == nil {
 			f.add("/goal", "not_watched", fmt.Sprintf(
 				"a goal is seen in the changes of its table, and %q is not watched: run `pgautomate watch TABLE --as %s` first", clip(objectType), clip(objectType)), nil)
 		} else {
-			where, err := s.location(ctx, org)
-			if err != nil {
-				return err
-			}
 			if err := f.query("/goal", trigger.Check(goal, objectType, schemas, where)); err != nil {
 				return err
 			}
@@ -354,10 +359,63 @@ func (s *Server) checkPipeline(ctx context.Context, org, objectType string, goal
 				a.Params = json.RawMessage("{}")
 			}
 			place := fmt.Sprintf("%s/actions/%d", at, j)
-			s.checkAction(&f, place+"/action_type", place+"/params", a.ActionType, a.Params)
+			if !s.checkAction(&f, place+"/action_type", place+"/params", a.ActionType, a.Params) {
+				continue
+			}
+			refs, queries := s.actions.References(a.ActionType, a.Params)
+			checkStageRefs(&f, place+"/params", refs, stage, stages)
+			if len(queries) == 0 {
+				continue
+			}
+			schemas, where, err := asked()
+			if err != nil {
+				return err
+			}
+			if err := checkQueries(&f, place+"/params", queries, objectType, schemas, where); err != nil {
+				return err
+			}
 		}
 	}
 	return f.err()
+}
+
+// checkStageRefs makes sure that an action of a stage names stages that there are.
+// An id may be that of a stage which is here by its name alone.
+func checkStageRefs(f *fields, prefix string, refs []jobs.StageRef, own *StageInput, stages []StageInput) {
+	for _, ref := range refs {
+		switch {
+		case strings.Contains(ref.Stage, "{"): // a template
+		case !ref.Restart && (ref.Stage == own.Name || ref.Stage == own.ID):
+			f.add(prefix+ref.Pointer, "same_stage", fmt.Sprintf(
+				"stage %q is the one that the lead is in: name another, or add \"restart\": true to begin it again", clip(ref.Stage)), nil)
+		case slices.ContainsFunc(stages, func(s StageInput) bool { return s.Name == ref.Stage || s.ID == ref.Stage }):
+		default:
+			if _, err := strconv.ParseInt(ref.Stage, 10, 64); err == nil {
+				continue
+			}
+			names := make([]string, len(stages))
+			for i := range stages {
+				names[i] = stages[i].Name
+			}
+			f.add(prefix+ref.Pointer, "unknown_stage", fmt.Sprintf(
+				"this pipeline has no stage %q: take one of %s", clip(ref.Stage), clip(strings.Join(names, ", "))), nil)
+		}
+	}
+}
+
+// checkQueries checks queries that are asked by SQL when their action runs.
+func checkQueries(f *fields, prefix string, queries []jobs.QueryRef, objectType string, schemas trigger.Schemas, where *time.Location) error {
+	if schemas(objectType) == nil {
+		f.add(prefix+queries[0].Pointer, "not_watched", fmt.Sprintf(
+			"the query is asked of the rows of a table, and %q is not watched: run `pgautomate watch TABLE --as %s` first", clip(objectType), clip(objectType)), nil)
+		return nil
+	}
+	for _, q := range queries {
+		if err := f.query(prefix+q.Pointer, trigger.CheckRuntime(q.Query, objectType, schemas, where)); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // refuseInUse makes sure that no lead is in stages that are to go, nor enters them.

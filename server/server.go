@@ -39,6 +39,7 @@ import (
 	"github.com/pgautomate/pgautomate/catalog"
 	"github.com/pgautomate/pgautomate/db"
 	"github.com/pgautomate/pgautomate/db/dbq"
+	"github.com/pgautomate/pgautomate/jobs"
 	"github.com/pgautomate/pgautomate/trigger"
 )
 
@@ -60,6 +61,9 @@ type ActionTypes interface {
 	// Validate checks the parameters of a known type; the error is one line that
 	// says what to do.
 	Validate(actionType string, params json.RawMessage) error
+	// References are the stages of its own pipeline that an action names, and the
+	// queries that stand in its parameters.
+	References(actionType string, params json.RawMessage) ([]jobs.StageRef, []jobs.QueryRef)
 	// Types lists the names of the action types.
 	Types() []string
 }

@@ -73,6 +73,8 @@ func (types) Validate(actionType string, params json.RawMessage) error {
 	return nil
 }
 
+func (types) References(string, json.RawMessage) ([]jobs.StageRef, []jobs.QueryRef) { return nil, nil }
+
 type health struct {
 	mu    sync.Mutex
 	ready error

@@ -15,6 +15,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/pgautomate/pgautomate/db/dbq"
+	"github.com/pgautomate/pgautomate/jobs"
 	"github.com/pgautomate/pgautomate/trigger"
 )
 
@@ -329,6 +330,12 @@ func (s *Server) checkTrigger(ctx context.Context, org, objectType string, d *de
 		return err
 	}
 	s.checkAction(&f, "/action_type", "/action_params", actionType, params)
+	stages, queries := s.actions.References(actionType, params)
+	stages = slices.DeleteFunc(stages, func(r jobs.StageRef) bool { return strings.HasPrefix(r.Pointer, "/on_error") })
+	if len(stages)+len(queries) > 0 {
+		f.add("/action_type", "needs_pipeline", fmt.Sprintf(
+			"%s leads on from a stage of a pipeline, and a trigger's action stands in none: take enter_stage, and put it into that stage", actionType), nil)
+	}
 	return f.err()
 }
 
@@ -387,21 +394,23 @@ func (s *Server) isWatched(ctx context.Context, f *fields, schemas trigger.Schem
 	return false, nil
 }
 
-func (s *Server) checkAction(f *fields, typePointer, paramsPointer, actionType string, params json.RawMessage) {
+func (s *Server) checkAction(f *fields, typePointer, paramsPointer, actionType string, params json.RawMessage) (ok bool) {
 	types := s.actions.Types()
 	if !slices.Contains(types, actionType) {
 		slices.Sort(types)
 		f.add(typePointer, "unknown_action_type",
 			fmt.Sprintf("there is no action type %q: take one of %s", clip(actionType), strings.Join(types, ", ")), nil)
-		return
+		return false
 	}
 	if !isObject(params) {
 		f.add(paramsPointer, "invalid", "the parameters must be a JSON object", nil)
-		return
+		return false
 	}
 	if err := s.actions.Validate(actionType, params); err != nil {
 		f.add(paramsPointer, "invalid_params", firstLine(err.Error()), nil)
+		return false
 	}
+	return true
 }
 
 // location is the organization's time zone; one that Go does not know is UTC, as

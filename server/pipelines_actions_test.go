@@ -1,0 +1,70 @@
+package server_test
+
+import (
+	"encoding/json"
+	"strings"
+	"testing"
+
+	"github.com/pgautomate/pgautomate/jobs"
+	"github.com/pgautomate/pgautomate/server"
+)
+
+// ownActions is a site whose action types are the engine's own.
+func ownActions(t *testing.T) *site {
+	t.Helper()
+	registry, err := jobs.Defaults(jobs.Config{})
+	ok(t, err)
+	return newSite(t, func(c *server.Config) { c.Actions = registry })
+}
+
+// TestActionsRefused: what an action's parameters say of stages, queries and times
+// is checked when its pipeline is saved, and the error points at it.
+func TestActionsRefused(t *testing.T) {
+	t.Parallel()
+	s := ownActions(t)
+	body := func(kind, params string) string {
+		return `{"name":"p","stages":[{"name":"a"},{"name":"b","actions":[{"action_type":"` + kind + `","params":` + params + `}]}]}`
+	}
+	arm := func(query, then string) string { return `{"arms":[{"query":` + query + `,"then":` + then + `}]}` }
+	words := strings.ReplaceAll(`{"type":"and","queries":[{"type":"object_type","object_type":"lead"},{"type":"field_condition","field":{"type":"regular_field","object_type":"lead","field_name":"status"},"condition":{"type":"text","mode":"full_words","value":"x"}}]}`, "\n", "")
+	for name, c := range map[string]struct{ kind, params, pointer, code string }{
+		"window":        {"wait", `{"for":"1 day","window":{"weekdays":["funday"]}}`, "", "invalid_params"},
+		"zone":          {"wait", `{"for":"1 day","window":{"time_zone":"Mars/Olympus"}}`, "", "invalid_params"},
+		"closed":        {"wait", `{"for":"1 day","window":{"hours":["09:00","09:00"]}}`, "", "invalid_params"},
+		"no arms":       {"branch", `{"arms":[]}`, "", "invalid_params"},
+		"arm":           {"branch", `{"arms":[{"when":{},"then":"next"}]}`, "", "invalid_params"},
+		"then":          {"branch", arm(words, `"jump"`), "", "invalid_params"},
+		"unknown stage": {"branch", arm(words, `{"stage":"c"}`), "/arms/0/then/stage", "unknown_stage"},
+		"own stage":     {"branch", arm(words, `{"stage":"b"}`), "/arms/0/then/stage", "same_stage"},
+		"query":         {"branch", arm(strings.ReplaceAll(words, `"field_name":"status"`, `"field_name":"nope"`), `"next"`), "/arms/0/query/queries/1/field", "unknown_field"},
+		"else":          {"branch", strings.TrimSuffix(arm(words, `"next"`), "}") + `,"else":{"stage":"c"}}`, "/else/stage", "unknown_stage"},
+		"move":          {"move", `{"stage":"c"}`, "/stage", "unknown_stage"},
+		"P15":           {"move", `{"stage":"b"}`, "/stage", "same_stage"},
+		"on_error":      {"log", `{"message":"x","on_error":{"stage":"c"}}`, "/on_error/stage", "unknown_stage"},
+	} {
+		a := s.call(422, "POST", "/v1/pipelines", s.a, body(c.kind, c.params))
+		if got := a.get("errors", "/stages/1/actions/0/params"+c.pointer, "code"); got != c.code {
+			t.Errorf("%s: wanted %s at %s: %s", name, c.code, c.pointer, a.raw)
+		}
+	}
+	// Not watched: the query can't be asked of anything.
+	s.call(422, "POST", "/v1/pipelines", s.a, `{"name":"q","object_type":"deal","stages":[{"name":"b","actions":[{"action_type":"branch","params":`+arm(`{"type":"match_all"}`, `"next"`)+`}]}]}`).
+		wantError("/stages/0/actions/0/params/arms/0/query", "not_watched")
+	// A trigger's own action stands in no stage.
+	trig, err := json.Marshal(map[string]any{"name": "t", "object_type": "lead", "query": json.RawMessage(query), "action_type": "branch", "action_params": json.RawMessage(arm(words, `"next"`))})
+	ok(t, err)
+	s.call(422, "POST", "/v1/triggers", s.a, string(trig)).wantError("/action_type", "needs_pipeline")
+
+	for i, c := range []struct{ kind, params string }{
+		{"branch", arm(words, `"exit"`)},
+		{"branch", arm(words, `{"stage":"a"}`)},
+		{"branch", arm(words, `{"stage":"b","restart":true}`)},
+		{"branch", arm(words, `{"stage":"{{ lead.status }}"}`)},
+		{"move", `{"stage":"b","restart":true}`},
+		{"move", `{"stage":"anything","pipeline":"other"}`},
+		{"log", `{"message":"x","on_error":{"stage":"a"}}`},
+		{"wait", `{"for":"1 day","window":{"weekdays":["mon"],"hours":["09:00","17:00"],"time_zone":"Europe/Berlin","holidays":["2028-03-13"]}}`},
+	} {
+		s.call(201, "POST", "/v1/pipelines", s.a, strings.Replace(body(c.kind, c.params), `"name":"p"`, `"name":"ok`+string(rune('a'+i))+`"`, 1))
+	}
+}
