@@ -142,6 +142,7 @@ type Engine struct {
 	matcher   *firing.Matcher
 	scheduler *scheduler.Scheduler
 	lifecycle *scheduler.Lifecycle
+	waits     *scheduler.Waits
 	firings   *scheduler.Batcher[firingKey, struct{}]
 	executor  *jobs.Executor
 	backfills *backfill.Worker
@@ -192,11 +193,13 @@ func New(ctx context.Context, cfg Config) (*Engine, error) {
 	if err := e.zones.reload(ctx); err != nil {
 		return nil, err
 	}
+	e.waits = &scheduler.Waits{Pool: e.pool, Changed: func() { e.scheduler.Wake() }}
 	e.registry, err = jobs.Defaults(jobs.Config{
 		SMTP:    jobs.SMTP{URL: cfg.SMTPURL, From: cfg.EmailFrom},
 		Webhook: jobs.Webhook{Secret: cfg.WebhookSecret, Allow: cfg.WebhookAllow},
 		Store:   &scheduler.Store{Rows: e.catalog},
 		Queries: &catalog.Queries{Catalog: e.catalog, Pool: e.pool},
+		Replies: e.waits,
 		Logger:  cfg.Logger,
 	})
 	if err != nil {
@@ -352,6 +355,7 @@ func (e *Engine) prepareRiver() error {
 		},
 		ObjectGone:    e.objectGone,
 		ObjectRenamed: e.objectRenamed,
+		Replied:       e.replied,
 	}, e.cfg.ActionTimeout)
 	e.backfills = &backfill.Worker{
 		Pool: e.pool, River: func() *river.Client[pgx.Tx] { return e.river }, Catalog: e.catalog, Logger: e.logger, Observer: e.metrics,

@@ -18,6 +18,7 @@ import (
 	"github.com/pgautomate/pgautomate/db/dbq"
 	"github.com/pgautomate/pgautomate/internal/failpoint"
 	"github.com/pgautomate/pgautomate/jobs"
+	"github.com/pgautomate/pgautomate/scheduler"
 )
 
 type firingKey struct {
@@ -66,6 +67,19 @@ func (e *Engine) objectRenamed(ctx context.Context, job *river.Job[jobs.ObjectRe
 		return fmt.Errorf("runs of a lead whose id changed: %w", err)
 	}
 	return nil
+}
+
+// replied wakes the waits of leads that have replied.
+func (e *Engine) replied(ctx context.Context, job *river.Job[jobs.RepliedArgs]) error {
+	return again(e.waits.Replied(ctx, job.Args.OrganizationID, job.Args.ObjectType, job.Args.IDs))
+}
+
+// again lets a carrier come again soon; that is no failure.
+func again(err error) error {
+	if errors.Is(err, scheduler.ErrLookAgain) {
+		return river.JobSnooze(200 * time.Millisecond)
+	}
+	return err
 }
 
 // vars are what an action's templates may name.

@@ -9,6 +9,7 @@ package catalog
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
@@ -64,9 +65,22 @@ type Type struct {
 	// its own; the stream tells only the table's.
 	Partitioned bool
 
+	// Reply says which of its rows are replies; nil: none.
+	Reply *Reply
+
 	ownIdentity byte
 	partitions  []partition
 	keyColumns  int // of the primary key; of a partitioned table
+}
+
+// Reply says which rows of a table are replies, and whose they are.
+type Reply struct {
+	When json.RawMessage // a query that a row comes to meet
+	// The columns that name the lead, the contact and the channel; the latter two
+	// may be "".
+	Lead, Contact, Channel string
+	// What Lead and Contact name: where their foreign keys lead, else lead and contact.
+	LeadType, ContactType string
 }
 
 type partition struct {
@@ -156,6 +170,11 @@ func load(ctx context.Context, q *dbq.Queries) (map[string]*Type, error) {
 		if row.CustomColumn != nil {
 			t.Custom = *row.CustomColumn
 		}
+		if row.ReplyLead != "" {
+			t.Reply = &Reply{
+				When: row.ReplyWhen, Lead: row.ReplyLead, Contact: row.ReplyContact, Channel: row.ReplyChannel, LeadType: "lead", ContactType: "contact",
+			}
+		}
 		types[row.Name] = t
 	}
 	relations, err := q.ListRelations(ctx)
@@ -165,6 +184,14 @@ func load(ctx context.Context, q *dbq.Queries) (map[string]*Type, error) {
 	for _, r := range relations {
 		if t := types[r.ThisObjectType]; t != nil {
 			t.Relations = append(t.Relations, trigger.Relation{Column: r.ThisColumn, RelatedType: r.RelatedObjectType, RelatedColumn: r.RelatedColumn})
+			if other := types[r.RelatedObjectType]; t.Reply != nil && other != nil && r.RelatedColumn == other.ID {
+				switch r.ThisColumn {
+				case t.Reply.Lead:
+					t.Reply.LeadType = other.Type
+				case t.Reply.Contact:
+					t.Reply.ContactType = other.Type
+				}
+			}
 		}
 	}
 	return types, nil

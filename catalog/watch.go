@@ -5,11 +5,13 @@ package catalog
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"regexp"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
@@ -17,6 +19,7 @@ import (
 
 	"github.com/pgautomate/pgautomate/change"
 	"github.com/pgautomate/pgautomate/db/dbq"
+	"github.com/pgautomate/pgautomate/trigger"
 )
 
 // WatchOptions say how a table's rows are objects. Empty fields take defaults.
@@ -26,6 +29,12 @@ type WatchOptions struct {
 	ID           string // default the primary key's only column
 	Organization string // "" : every row belongs to "default"
 	Custom       string // default a jsonb column named custom, if there is one
+
+	// ReplyWhen, if any, is a query: a row that comes to meet it is a reply of the
+	// lead that the column Lead names, for wait_for_reply. Contact and Channel name
+	// the columns of the contact that it is from and of its channel; they may be "".
+	ReplyWhen              json.RawMessage
+	Lead, Contact, Channel string
 }
 
 var typeName = regexp.MustCompile(`^[a-z][a-z0-9_.]{0,62}$`)
@@ -72,6 +81,7 @@ func Watch(ctx context.Context, pool *pgxpool.Pool, o WatchOptions, dryRun bool)
 			return err
 		}
 		before := t.ownIdentity
+		o.ReplyWhen = pinned(o.ReplyWhen, t.Type)
 		if statements, err = EnsurePublication(ctx, tx); err != nil {
 			return err
 		}
@@ -106,6 +116,7 @@ func Watch(ctx context.Context, pool *pgxpool.Pool, o WatchOptions, dryRun bool)
 		err = q.PutObjectType(ctx, dbq.PutObjectTypeParams{
 			Name: t.Type, TableName: t.Quoted, IDColumn: t.ID,
 			OrganizationColumn: orNil(t.Organization), CustomColumn: orNil(t.Custom), IdentityBefore: string(before),
+			ReplyWhen: o.ReplyWhen, ReplyLead: o.Lead, ReplyContact: o.Contact, ReplyChannel: o.Channel,
 		})
 		if err != nil {
 			var pg *pgconn.PgError
@@ -178,7 +189,49 @@ func plan(ctx context.Context, q *dbq.Queries, o WatchOptions) (*Type, error) {
 	} else if col := t.Column("custom"); col != nil && col.TypeName == "jsonb" {
 		t.Custom = "custom"
 	}
-	return t, nil
+	return t, checkReply(t, o)
+}
+
+// pinned gives a query that names its object type, as queries must: here it is
+// said already.
+func pinned(query json.RawMessage, objectType string) json.RawMessage {
+	if q, err := trigger.Parse(query); len(query) == 0 || err != nil || q.ObjectType() != "" {
+		return query
+	}
+	return json.RawMessage(`{"type":"and","queries":[{"type":"object_type","object_type":` + quoteJSON(objectType) + `},` + string(query) + `]}`)
+}
+
+// checkReply checks what makes rows replies.
+func checkReply(t *Type, o WatchOptions) error {
+	if len(o.ReplyWhen) == 0 {
+		for flag, column := range map[string]string{"--lead": o.Lead, "--contact": o.Contact, "--channel": o.Channel} {
+			if column != "" {
+				return fmt.Errorf("%s %s says whose a reply is: say with --reply-when QUERY which rows are replies", flag, column)
+			}
+		}
+		return nil
+	}
+	if o.Lead == "" {
+		return errors.New("--reply-when needs --lead COLUMN: the column that names the lead whose reply a row is")
+	}
+	for _, c := range [...]struct{ flag, column string }{{"--lead", o.Lead}, {"--contact", o.Contact}, {"--channel", o.Channel}} {
+		if col := t.Column(c.column); c.column != "" && (col == nil || col.Hidden) {
+			return noColumn(t, c.column, c.flag)
+		}
+	}
+	// It is asked of the row alone: other tables are not at hand when a reply comes by.
+	alone := t.schema()
+	alone.Relations = nil
+	err := trigger.Check(pinned(o.ReplyWhen, t.Type), t.Type, func(name string) *trigger.Schema {
+		if name == t.Type {
+			return alone
+		}
+		return nil
+	}, time.UTC)
+	if err != nil {
+		return fmt.Errorf("--reply-when can't be asked of a row of %s: %w", t.Quoted, err)
+	}
+	return nil
 }
 
 func chooseID(ctx context.Context, q *dbq.Queries, t *Type, id string, oid int64) error {

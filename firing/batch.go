@@ -53,6 +53,8 @@ type batch struct {
 
 	outdatedType string // that the mirror must read again
 
+	replies replies
+
 	quiet  int // changes since the clock was last looked at
 	spoken time.Time
 }
@@ -129,6 +131,9 @@ func (b *batch) commit(ctx context.Context, c *change.Commit) error {
 			return err
 		}
 		if err := b.runs(ctx, ch, &gone); err != nil {
+			return err
+		}
+		if err := b.reply(ctx, c, ch, suppressed); err != nil {
 			return err
 		}
 		if across {
@@ -557,6 +562,9 @@ func orNull(raw []byte) any {
 // finish writes what is left.
 func (b *batch) finish(ctx context.Context) error {
 	if err := b.write(ctx, 1); err != nil {
+		return err
+	}
+	if err := b.writeReplies(ctx); err != nil {
 		return err
 	}
 	if err := b.enqueue(ctx); err != nil {

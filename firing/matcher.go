@@ -97,6 +97,8 @@ type Matcher struct {
 	mu     sync.Mutex // what follows is also looked at by who explains
 	recent recent
 
+	replyTypes map[string]*replyType
+
 	mirrors mirrors
 	timers  timers
 	rewant  bool // what the triggers want of the mirror may have changed

@@ -61,6 +61,16 @@ type ObjectRenamedArgs struct {
 // Kind is River's name for it.
 func (ObjectRenamedArgs) Kind() string { return "object_renamed" }
 
+// RepliedArgs wakes the waits of leads that have replied; at most 1,000 ids a job.
+type RepliedArgs struct {
+	OrganizationID string   `json:"organization_id"`
+	ObjectType     string   `json:"object_type"`
+	IDs            []string `json:"ids"`
+}
+
+// Kind is River's name for it.
+func (RepliedArgs) Kind() string { return "replied" }
+
 // carrierTimeout bounds firings and their like: a few statements each. River
 // gives such a job to another worker some seconds after its process died.
 const carrierTimeout = 10 * time.Second
@@ -90,6 +100,7 @@ type Work struct {
 	Firing        func(ctx context.Context, job *river.Job[FiringArgs]) error
 	ObjectGone    func(ctx context.Context, job *river.Job[ObjectGoneArgs]) error
 	ObjectRenamed func(ctx context.Context, job *river.Job[ObjectRenamedArgs]) error
+	Replied       func(ctx context.Context, job *river.Job[RepliedArgs]) error
 }
 
 // Workers registers all kinds with River. Every process registers all of them,
@@ -107,5 +118,6 @@ func Workers(w Work, actionTimeout time.Duration) *river.Workers {
 	river.AddWorker(all, &worker[FiringArgs]{timeout: carrierTimeout, work: w.Firing})
 	river.AddWorker(all, &worker[ObjectGoneArgs]{timeout: carrierTimeout, work: w.ObjectGone})
 	river.AddWorker(all, &worker[ObjectRenamedArgs]{timeout: carrierTimeout, work: w.ObjectRenamed})
+	river.AddWorker(all, &worker[RepliedArgs]{timeout: carrierTimeout, work: w.Replied})
 	return all
 }

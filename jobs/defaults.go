@@ -18,6 +18,8 @@ type Config struct {
 	Store Store
 	// Queries asks the queries of branch and wait_until.
 	Queries Queries
+	// Replies knows the leads' replies, for wait_for_reply.
+	Replies Replies
 	// Logger gets the messages of log actions, at debug. Default slog.Default().
 	Logger *slog.Logger
 }
@@ -64,6 +66,7 @@ func Defaults(cfg Config) (*Registry, error) {
 		{"email", email, WithParams([]string{"to", "subject"}, "body", "html", "from", "reply_to", "attachments")},
 		{"webhook", webhook, WithParams([]string{"url"}, "method", "headers", "body")},
 		{"wait", waitHandler{}, WithParams(nil, "for", "until", "window")},
+		{"wait_for_reply", replyHandler{cfg.Store, cfg.Replies}, WithParams([]string{"timeout"}, "channel", "contact", "on_reply", "on_timeout")},
 		{"branch", branchHandler{cfg.Store, cfg.Queries}, WithParams([]string{"arms"}, "else")},
 		{"move", newMove(cfg.Store), WithParams([]string{"stage"}, "pipeline", "restart")},
 		{"exit", newExit(cfg.Store), WithParams(nil, "reason")},

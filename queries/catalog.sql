@@ -2,14 +2,19 @@
 -- Small tables, read whole or by primary key.
 
 -- name: ListObjectTypes :many
-SELECT name, table_name, id_column, organization_column, custom_column, identity_before::text AS identity_before
+SELECT name, table_name, id_column, organization_column, custom_column, identity_before::text AS identity_before,
+       reply_when, coalesce(reply_lead, '')::text AS reply_lead, coalesce(reply_contact, '')::text AS reply_contact,
+       coalesce(reply_channel, '')::text AS reply_channel
   FROM pgautomate.object_types ORDER BY name;
 
 -- name: PutObjectType :exec
-INSERT INTO pgautomate.object_types AS o (name, table_name, id_column, organization_column, custom_column, identity_before)
-VALUES (@name, @table_name, @id_column, @organization_column, @custom_column, (@identity_before::text)::"char")
+INSERT INTO pgautomate.object_types AS o (name, table_name, id_column, organization_column, custom_column, identity_before,
+                                          reply_when, reply_lead, reply_contact, reply_channel)
+VALUES (@name, @table_name, @id_column, @organization_column, @custom_column, (@identity_before::text)::"char",
+        sqlc.narg(reply_when), nullif(@reply_lead::text, ''), nullif(@reply_contact::text, ''), nullif(@reply_channel::text, ''))
 ON CONFLICT (name) DO UPDATE SET table_name = excluded.table_name, id_column = excluded.id_column,
-    organization_column = excluded.organization_column, custom_column = excluded.custom_column;
+    organization_column = excluded.organization_column, custom_column = excluded.custom_column, reply_when = excluded.reply_when,
+    reply_lead = excluded.reply_lead, reply_contact = excluded.reply_contact, reply_channel = excluded.reply_channel;
 
 -- name: DeleteObjectType :exec
 DELETE FROM pgautomate.object_types WHERE name = @name;

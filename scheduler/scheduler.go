@@ -41,9 +41,15 @@ type Scheduler struct {
 	// DeadAfter is how long a worker process may be silent before its actions
 	// run elsewhere; default 30 s. Heartbeats come every sixth of it.
 	DeadAfter time.Duration
+	// ReplyRetention is how long replies are kept; default 30 days. A wait looks
+	// back to the start of the action before it, no further.
+	ReplyRetention time.Duration
 
 	wake chan struct{}
 }
+
+// repliesDeleted bounds how many old replies one statement deletes, every DeadAfter/6.
+const repliesDeleted = 5000
 
 // Init sets the defaults; call it once before anything else.
 func (s *Scheduler) Init() {
@@ -64,6 +70,9 @@ func (s *Scheduler) Init() {
 	}
 	if s.DeadAfter == 0 {
 		s.DeadAfter = 30 * time.Second
+	}
+	if s.ReplyRetention == 0 {
+		s.ReplyRetention = 30 * 24 * time.Hour
 	}
 	s.wake = make(chan struct{}, 1)
 }
@@ -196,6 +205,10 @@ func (s *Scheduler) capacity(ctx context.Context) (map[string]int64, error) {
 func (s *Scheduler) rescue(ctx context.Context) error {
 	if err := s.Lifecycle.rescue(ctx, s.DeadAfter); err != nil {
 		return err
+	}
+	_, err := dbq.New(s.Pool).DeleteOldReplies(ctx, dbq.DeleteOldRepliesParams{OlderThanSeconds: s.ReplyRetention.Seconds(), Most: repliesDeleted})
+	if err != nil {
+		return fmt.Errorf("old replies: %w", err)
 	}
 	return pgx.BeginFunc(ctx, s.Pool, func(tx pgx.Tx) error {
 		q := dbq.New(tx)

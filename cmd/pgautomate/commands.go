@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"strconv"
+	"strings"
 	"text/tabwriter"
 	"time"
 
@@ -86,12 +87,17 @@ func (a *app) migrateWith(ctx context.Context, do migration) error {
 func (a *app) watch() *cobra.Command {
 	var o catalog.WatchOptions
 	var dryRun bool
+	var replyWhen string
 	c := &cobra.Command{
 		Use:   "watch TABLE",
 		Short: "Make a table's rows objects that triggers can watch",
 		Long: `Registers the table as an object type, sets REPLICA IDENTITY FULL on it (so that changes
 carry the row before), and adds it to the publication pgautomate. Relations to other watched
-tables come from foreign keys. Changes committed from then on are seen.`,
+tables come from foreign keys. Changes committed from then on are seen.
+
+With --reply-when and --lead the rows that come to meet the query are replies of the lead that the
+column names: they end the lead's wait_for_reply. What the query leaves out, such as automatic
+answers and bounces, is no reply. Whoever watches the table again says it again.`,
 		Args: exactly(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			pool, err := a.open(cmd.Context())
@@ -100,6 +106,11 @@ tables come from foreign keys. Changes committed from then on are seen.`,
 			}
 			defer pool.Close()
 			o.Table = args[0]
+			if replyWhen != "" {
+				if o.ReplyWhen, err = argument(replyWhen); err != nil {
+					return fmt.Errorf("--reply-when: %w", err)
+				}
+			}
 			t, statements, err := catalog.Watch(cmd.Context(), pool, o, dryRun)
 			if err != nil {
 				return err
@@ -120,8 +131,21 @@ tables come from foreign keys. Changes committed from then on are seen.`,
 	f.StringVar(&o.ID, "id", "", "`column` that names an object (default: the primary key)")
 	f.StringVar(&o.Organization, "organization", "", "`column` with the organization (default: every row belongs to \"default\")")
 	f.StringVar(&o.Custom, "custom", "", "jsonb `column` with custom fields (default: one named custom)")
+	f.StringVar(&replyWhen, "reply-when", "", "a row is a reply when it meets this `query` (JSON, or @file)")
+	f.StringVar(&o.Lead, "lead", "", "with --reply-when: `column` that names the lead")
+	f.StringVar(&o.Contact, "contact", "", "with --reply-when: `column` that names the contact")
+	f.StringVar(&o.Channel, "channel", "", "with --reply-when: `column` that names the channel")
 	f.BoolVar(&dryRun, "dry-run", false, "only print the SQL")
 	return c
+}
+
+// argument is a JSON argument, or the content of the file that @ names.
+func argument(s string) (json.RawMessage, error) {
+	if name, isFile := strings.CutPrefix(s, "@"); isFile {
+		raw, err := os.ReadFile(name)
+		return raw, err
+	}
+	return json.RawMessage(s), nil
 }
 
 func (a *app) unwatch() *cobra.Command {

@@ -7,6 +7,7 @@ package dbq
 
 import (
 	"context"
+	"encoding/json"
 )
 
 const baseTypes = `-- name: BaseTypes :many
@@ -127,7 +128,9 @@ func (q *Queries) FindTable(ctx context.Context, name string) (FindTableRow, err
 
 const listObjectTypes = `-- name: ListObjectTypes :many
 
-SELECT name, table_name, id_column, organization_column, custom_column, identity_before::text AS identity_before
+SELECT name, table_name, id_column, organization_column, custom_column, identity_before::text AS identity_before,
+       reply_when, coalesce(reply_lead, '')::text AS reply_lead, coalesce(reply_contact, '')::text AS reply_contact,
+       coalesce(reply_channel, '')::text AS reply_channel
   FROM pgautomate.object_types ORDER BY name
 `
 
@@ -138,6 +141,10 @@ type ListObjectTypesRow struct {
 	OrganizationColumn *string
 	CustomColumn       *string
 	IdentityBefore     string
+	ReplyWhen          json.RawMessage
+	ReplyLead          string
+	ReplyContact       string
+	ReplyChannel       string
 }
 
 // Object types, their relations, and what Postgres's own catalog says of them.
@@ -158,6 +165,10 @@ func (q *Queries) ListObjectTypes(ctx context.Context) ([]ListObjectTypesRow, er
 			&i.OrganizationColumn,
 			&i.CustomColumn,
 			&i.IdentityBefore,
+			&i.ReplyWhen,
+			&i.ReplyLead,
+			&i.ReplyContact,
+			&i.ReplyChannel,
 		); err != nil {
 			return nil, err
 		}
@@ -442,10 +453,13 @@ func (q *Queries) PublishedTables(ctx context.Context, name string) ([]string, e
 }
 
 const putObjectType = `-- name: PutObjectType :exec
-INSERT INTO pgautomate.object_types AS o (name, table_name, id_column, organization_column, custom_column, identity_before)
-VALUES ($1, $2, $3, $4, $5, ($6::text)::"char")
+INSERT INTO pgautomate.object_types AS o (name, table_name, id_column, organization_column, custom_column, identity_before,
+                                          reply_when, reply_lead, reply_contact, reply_channel)
+VALUES ($1, $2, $3, $4, $5, ($6::text)::"char",
+        $7, nullif($8::text, ''), nullif($9::text, ''), nullif($10::text, ''))
 ON CONFLICT (name) DO UPDATE SET table_name = excluded.table_name, id_column = excluded.id_column,
-    organization_column = excluded.organization_column, custom_column = excluded.custom_column
+    organization_column = excluded.organization_column, custom_column = excluded.custom_column, reply_when = excluded.reply_when,
+    reply_lead = excluded.reply_lead, reply_contact = excluded.reply_contact, reply_channel = excluded.reply_channel
 `
 
 type PutObjectTypeParams struct {
@@ -455,6 +469,10 @@ type PutObjectTypeParams struct {
 	OrganizationColumn *string
 	CustomColumn       *string
 	IdentityBefore     string
+	ReplyWhen          json.RawMessage
+	ReplyLead          string
+	ReplyContact       string
+	ReplyChannel       string
 }
 
 func (q *Queries) PutObjectType(ctx context.Context, arg PutObjectTypeParams) error {
@@ -465,6 +483,10 @@ func (q *Queries) PutObjectType(ctx context.Context, arg PutObjectTypeParams) er
 		arg.OrganizationColumn,
 		arg.CustomColumn,
 		arg.IdentityBefore,
+		arg.ReplyWhen,
+		arg.ReplyLead,
+		arg.ReplyContact,
+		arg.ReplyChannel,
 	)
 	return err
 }

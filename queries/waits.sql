@@ -1,0 +1,77 @@
+-- Waits that something else ends than their time.
+
+-- Since when a reply counts: the start of the action before, else the entry into
+-- the stage. lead_stage_actions_stage_idx.
+-- name: ReplySince :one
+SELECT coalesce((SELECT b.started_at FROM pgautomate.lead_stage_actions b
+                  WHERE b.lead_stage_id = s.id AND b.sequence_number < @sequence_number AND b.started_at IS NOT NULL
+                  ORDER BY b.sequence_number DESC, b.id DESC LIMIT 1), s.entered_at)::timestamptz AS since
+  FROM pgautomate.lead_stages s WHERE s.id = @lead_stage_id;
+
+-- The first reply that counts. replies_lead_idx.
+-- name: FindReply :one
+SELECT r.object_type, r.object_id, coalesce(r.channel, '')::text AS channel, coalesce(r.contact_id, '')::text AS contact_id, r.committed_at
+  FROM pgautomate.replies r
+ WHERE r.organization_id = @organization_id AND r.lead_type = @lead_type AND r.lead_id = @lead_id AND r.committed_at >= @since
+   AND (@channel::text = '' OR lower(r.channel) = lower(@channel::text))
+   AND (@contact::text = '' OR r.contact_id = @contact::text)
+ ORDER BY r.committed_at, r.id LIMIT 1;
+
+-- Written in the feed's transaction.
+-- name: InsertReplies :exec
+INSERT INTO pgautomate.replies (organization_id, lead_type, lead_id, object_type, object_id, contact_id, channel, committed_at, commit_lsn)
+SELECT unnest(@organization_ids::text[]), unnest(@lead_types::text[]), unnest(@lead_ids::text[]), unnest(@object_types::text[]),
+       unnest(@object_ids::text[]), nullif(unnest(@contact_ids::text[]), ''), nullif(unnest(@channels::text[]), ''),
+       unnest(@committed_ats::timestamptz[]), unnest(@commit_lsns::text[])::pg_lsn;
+
+-- Waits that a worker looks at now: it may have looked before what wakes them was
+-- to be seen, so they are asked about again. lead_stage_actions_lead_idx.
+-- name: WaitsBeingLookedAt :one
+SELECT count(*) FROM pgautomate.lead_stage_actions a
+ WHERE a.organization_id = @organization_id AND a.lead_id = ANY (@lead_ids::text[]) AND a.object_type = @object_type
+   AND a.action_type = @action_type AND a.status = 'running';
+
+-- Parked waits go on now. One that somebody has locked is not waited for, but
+-- counted as left. lead_stage_actions_lead_idx.
+-- name: WakeWaits :one
+WITH parked AS MATERIALIZED (
+    SELECT a.id FROM pgautomate.lead_stage_actions a
+     WHERE a.organization_id = @organization_id AND a.lead_id = ANY (@lead_ids::text[]) AND a.object_type = @object_type
+       AND a.action_type = @action_type AND a.status = 'delayed' AND a.result -> 'woken' IS NULL
+), free AS MATERIALIZED (
+    SELECT a.id FROM pgautomate.lead_stage_actions a
+     WHERE a.id IN (SELECT parked.id FROM parked) AND a.status = 'delayed' FOR UPDATE SKIP LOCKED
+), woken AS (
+    UPDATE pgautomate.lead_stage_actions a
+       SET perform_at = clock_timestamp(), result = coalesce(a.result, '{}') || '{"woken": true}'
+      FROM free WHERE a.id = free.id
+    RETURNING a.id
+), signal AS (
+    INSERT INTO pgautomate.due_signals (organization_id, action_type, perform_at)
+    SELECT @organization_id, @action_type, clock_timestamp() WHERE EXISTS (SELECT FROM woken)
+)
+SELECT (SELECT count(*) FROM woken)::bigint AS woken, ((SELECT count(*) FROM parked) - (SELECT count(*) FROM woken))::bigint AS left_over;
+
+-- Replies that came too late for waits which had just run out: the wait's result
+-- keeps the loser. lead_stage_actions_lead_idx, replies_lead_idx.
+-- name: NoteLateReplies :exec
+UPDATE pgautomate.lead_stage_actions a
+   SET result = a.result || jsonb_build_object('superseded', jsonb_build_object('reply', jsonb_build_object(
+       'object_type', r.object_type, 'object_id', r.object_id, 'channel', r.channel, 'contact_id', r.contact_id, 'committed_at', r.committed_at)))
+  FROM pgautomate.lead_stage_actions w
+ CROSS JOIN LATERAL (
+       SELECT x.* FROM pgautomate.replies x
+        WHERE x.organization_id = w.organization_id AND x.lead_type = w.object_type AND x.lead_id = w.lead_id
+          AND x.committed_at >= (w.result ->> 'since')::timestamptz AND x.committed_at <= w.finished_at
+          AND (w.result ->> 'channel' IS NULL OR lower(x.channel) = lower(w.result ->> 'channel'))
+          AND (w.result ->> 'contact' IS NULL OR x.contact_id = w.result ->> 'contact')
+        ORDER BY x.committed_at, x.id LIMIT 1) r
+ WHERE w.organization_id = @organization_id AND w.lead_id = ANY (@lead_ids::text[]) AND w.object_type = @object_type
+   AND w.action_type = 'wait_for_reply' AND w.status = 'completed' AND w.result ->> 'outcome' = 'timeout' AND w.result -> 'superseded' IS NULL
+   AND w.finished_at > now() - interval '1 hour' AND a.id = w.id;
+
+-- Bounded, so that no other statement waits for long. replies_committed_idx.
+-- name: DeleteOldReplies :execrows
+DELETE FROM pgautomate.replies WHERE id = ANY (ARRAY(
+    SELECT r.id FROM pgautomate.replies r WHERE r.committed_at < now() - make_interval(secs => @older_than_seconds)
+     ORDER BY r.committed_at LIMIT @most::bigint FOR UPDATE SKIP LOCKED));

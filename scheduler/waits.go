@@ -1,0 +1,96 @@
+package scheduler
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/pgautomate/pgautomate/db/dbq"
+	"github.com/pgautomate/pgautomate/jobs"
+)
+
+// Waits are actions that wait for something else than a time: parked rows like
+// any timer, woken by who sees what they wait for. What a waker must not do is
+// come too early: a wait that is being looked at when it comes may have looked
+// before there was anything to see, and parks afterwards. So it asks first which
+// are being looked at, wakes the parked ones then, and comes again while there
+// was one of the former. Whoever dies meanwhile changes nothing: wakers are
+// carriers, which River gives to somebody else, and a wait whose worker died
+// is looked at again.
+type Waits struct {
+	Pool *pgxpool.Pool
+	// Changed is called when something became due.
+	Changed func()
+}
+
+// ErrLookAgain says that a wait may have missed its waker, who must come again soon.
+var ErrLookAgain = errors.New("a wait was being looked at")
+
+// Since implements jobs.Replies.
+func (w *Waits) Since(ctx context.Context, a *jobs.Action) (time.Time, error) {
+	return dbq.New(w.Pool).ReplySince(ctx, dbq.ReplySinceParams{LeadStageID: a.LeadStageID, SequenceNumber: int32(a.SequenceNumber)})
+}
+
+// Find implements jobs.Replies.
+func (w *Waits) Find(ctx context.Context, a *jobs.Action, since time.Time, channel, contact string) (*jobs.Reply, error) {
+	r, err := dbq.New(w.Pool).FindReply(ctx, dbq.FindReplyParams{
+		OrganizationID: a.OrganizationID, LeadType: a.ObjectType, LeadID: a.LeadID, Since: since, Channel: channel, Contact: contact,
+	})
+	if errors.Is(err, pgx.ErrNoRows) {
+		return nil, nil //nolint:nilnil // nil says: none
+	}
+	if err != nil {
+		return nil, err
+	}
+	return &jobs.Reply{ObjectType: r.ObjectType, ObjectID: r.ObjectID, Channel: r.Channel, ContactID: r.ContactID, CommittedAt: r.CommittedAt}, nil
+}
+
+// Wake lets the parked waits of that type go on, of these leads. ErrLookAgain
+// when the waker must come again.
+func (w *Waits) Wake(ctx context.Context, actionType, organization, objectType string, leads []string) error {
+	var woken dbq.WakeWaitsRow
+	var looking int64
+	err := pgx.BeginFunc(ctx, w.Pool, func(tx pgx.Tx) error {
+		q := dbq.New(tx)
+		if err := q.BeEngine(ctx); err != nil {
+			return err
+		}
+		var err error
+		// In this order, and each with a snapshot of its own: see Waits.
+		looking, err = q.WaitsBeingLookedAt(ctx, dbq.WaitsBeingLookedAtParams{
+			OrganizationID: organization, LeadIds: leads, ObjectType: objectType, ActionType: actionType,
+		})
+		if err != nil {
+			return err
+		}
+		woken, err = q.WakeWaits(ctx, dbq.WakeWaitsParams{OrganizationID: organization, LeadIds: leads, ObjectType: objectType, ActionType: actionType})
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("wake waits: %w", err)
+	}
+	if woken.Woken > 0 && w.Changed != nil {
+		w.Changed()
+	}
+	if looking > 0 || woken.LeftOver > 0 {
+		return ErrLookAgain
+	}
+	return nil
+}
+
+// Replied wakes the waits for a reply of these leads, and tells those that had
+// just run out what they missed.
+func (w *Waits) Replied(ctx context.Context, organization, leadType string, leads []string) error {
+	if err := w.Wake(ctx, "wait_for_reply", organization, leadType, leads); err != nil {
+		return err
+	}
+	err := dbq.New(w.Pool).NoteLateReplies(ctx, dbq.NoteLateRepliesParams{OrganizationID: organization, LeadIds: leads, ObjectType: leadType})
+	if err != nil {
+		return fmt.Errorf("replies that came too late: %w", err)
+	}
+	return nil
+}
