@@ -143,7 +143,9 @@ type Engine struct {
 	scheduler *scheduler.Scheduler
 	lifecycle *scheduler.Lifecycle
 	waits     *scheduler.Waits
-	firings   *scheduler.Batcher[firingKey, struct{}]
+	runs      *scheduler.Runs
+	queries   *catalog.Queries
+	firings   *scheduler.Batcher[firingKey, error]
 	executor  *jobs.Executor
 	backfills *backfill.Worker
 
@@ -193,12 +195,14 @@ func New(ctx context.Context, cfg Config) (*Engine, error) {
 	if err := e.zones.reload(ctx); err != nil {
 		return nil, err
 	}
+	e.queries = &catalog.Queries{Catalog: e.catalog, Pool: e.pool}
+	e.runs = &scheduler.Runs{Pool: e.pool}
 	e.waits = &scheduler.Waits{Pool: e.pool, Changed: func() { e.scheduler.Wake() }}
 	e.registry, err = jobs.Defaults(jobs.Config{
 		SMTP:    jobs.SMTP{URL: cfg.SMTPURL, From: cfg.EmailFrom},
 		Webhook: jobs.Webhook{Secret: cfg.WebhookSecret, Allow: cfg.WebhookAllow},
 		Store:   &scheduler.Store{Rows: e.catalog},
-		Queries: &catalog.Queries{Catalog: e.catalog, Pool: e.pool},
+		Queries: e.queries,
 		Replies: e.waits,
 		Logger:  cfg.Logger,
 	})
@@ -286,7 +290,7 @@ func (e *Engine) Prepare(ctx context.Context) error {
 		Pool: e.pool, Logger: e.logger, WorkerID: e.worker.ID, Store: &scheduler.Store{Rows: e.catalog}, Zones: e.zones,
 		Changed: func() { e.scheduler.Wake() }, Observer: e.metrics,
 	})
-	e.firings = scheduler.NewBatcher(500, 2, func(ctx context.Context, keys []firingKey) ([]struct{}, error) {
+	e.firings = scheduler.NewBatcher(500, 2, func(ctx context.Context, keys []firingKey) ([]error, error) {
 		return e.insertFiringActions(ctx, q, keys)
 	})
 	e.scheduler = &scheduler.Scheduler{
@@ -294,7 +298,7 @@ func (e *Engine) Prepare(ctx context.Context) error {
 	}
 	e.scheduler.Init()
 	e.executor = &jobs.Executor{
-		Lifecycle: e.lifecycle, Registry: e.registry, Vars: e.vars, Logger: e.logger,
+		Lifecycle: e.lifecycle, Registry: e.registry, Vars: e.vars, GoalMet: e.goalMet, Logger: e.logger,
 		Timeout: e.cfg.ActionTimeout, VisibleWithin: e.cfg.VisibleWithin,
 	}
 	if e.cfg.has(FeedPart) {
@@ -350,7 +354,10 @@ func (e *Engine) prepareRiver() error {
 	workers := jobs.Workers(jobs.Work{
 		Action: func(ctx context.Context, id int64) error { return e.executor.Run(ctx, id) },
 		Firing: func(ctx context.Context, job *river.Job[jobs.FiringArgs]) error {
-			_, err := e.firings.Do(ctx, firingKey{job.Args.ID, job.Args.At})
+			own, err := e.firings.Do(ctx, firingKey{job.Args.ID, job.Args.At})
+			if err == nil {
+				err = again(own)
+			}
 			return err
 		},
 		ObjectGone:    e.objectGone,

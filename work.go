@@ -26,9 +26,10 @@ type firingKey struct {
 	at time.Time
 }
 
-// insertFiringActions writes the actions of firings, many in one statement. A
-// firing that has its action already gets no second one.
-func (e *Engine) insertFiringActions(ctx context.Context, q *dbq.Queries, keys []firingKey) ([]struct{}, error) {
+// insertFiringActions writes the actions of firings, many in one statement, and
+// ends the runs of those that are goals'. A firing that has its action already
+// gets no second one. The answers are the errors of each.
+func (e *Engine) insertFiringActions(ctx context.Context, q *dbq.Queries, keys []firingKey) ([]error, error) {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
 	var p dbq.InsertFiringActionsParams
@@ -36,25 +37,66 @@ func (e *Engine) insertFiringActions(ctx context.Context, q *dbq.Queries, keys [
 		p.Ids, p.CommittedAts = append(p.Ids, k.id), append(p.CommittedAts, k.at)
 	}
 	failpoint.Hit("firing-action-before-insert")
-	if _, err := q.InsertFiringActions(ctx, p); err != nil {
+	inserted, err := q.InsertFiringActions(ctx, p)
+	if err != nil {
 		return nil, fmt.Errorf("actions of firings: %w", err)
 	}
 	failpoint.Hit("firing-action-after-insert")
 	e.scheduler.Wake()
-	return make([]struct{}, len(keys)), nil
+	answers := make([]error, len(keys))
+	if len(inserted) == len(keys) {
+		return answers, nil // no goal among them
+	}
+	goals, err := q.GoalsMet(ctx, dbq.GoalsMetParams(p))
+	if err != nil {
+		return nil, fmt.Errorf("goals: %w", err)
+	}
+	if len(goals) == 0 {
+		return answers, nil
+	}
+	runs := make([]scheduler.Run, len(goals))
+	for i, g := range goals {
+		runs[i] = scheduler.Run{Organization: g.OrganizationID, Lead: g.LeadID, Pipeline: g.PipelineID, Goal: true, At: g.CommittedAt}
+	}
+	bad := map[int64]error{}
+	for i, err := range e.runs.End(ctx, runs) {
+		bad[goals[i].ID] = err
+	}
+	for i, k := range keys {
+		answers[i] = bad[k.id]
+	}
+	return answers, nil
+}
+
+// goalMet says whether the lead whose run begins with an action meets its
+// pipeline's goal already. Where that can't be asked, it is the goal's trigger
+// that says so, and the run goes its way.
+func (e *Engine) goalMet(ctx context.Context, a *jobs.Action) (bool, error) {
+	goal, err := dbq.New(e.pool).RunGoal(ctx, a.LeadStageID)
+	if errors.Is(err, pgx.ErrNoRows) || err == nil && (len(goal) == 0 || string(goal) == "null") {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("the pipeline's goal: %w", err)
+	}
+	first, err := e.queries.First(ctx, a, []json.RawMessage{goal})
+	switch class, _ := jobs.Classify(err); class {
+	case jobs.ClassNone:
+		return first == 0, nil
+	case jobs.ClassNotVisible:
+		return false, nil // when it comes to be there, the goal's trigger sees it
+	case jobs.ClassPermanent:
+		e.logger.WarnContext(ctx, "a pipeline's goal can't be asked", "organization", a.OrganizationID, "lead_stage", a.LeadStageID, "error", err)
+		return false, nil
+	default:
+		return false, fmt.Errorf("the pipeline's goal: %w", err)
+	}
 }
 
 // objectGone ends the runs of leads that were deleted or left.
 func (e *Engine) objectGone(ctx context.Context, job *river.Job[jobs.ObjectGoneArgs]) error {
 	a := job.Args
-	// One statement, no transaction around it: a frozen process would leave it open.
-	_, err := dbq.New(e.pool).CloseRunsOf(ctx, dbq.CloseRunsOfParams{
-		Reason: a.Reason, ObjectType: a.ObjectType, OrganizationID: a.OrganizationID, LeadIds: a.IDs,
-	})
-	if err != nil {
-		return fmt.Errorf("runs of leads that are gone: %w", err)
-	}
-	return nil
+	return again(e.runs.EndOf(ctx, a.OrganizationID, a.ObjectType, a.IDs, a.Reason))
 }
 
 // objectRenamed lets runs follow a lead whose id changed.

@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -120,4 +121,48 @@ func queryError(err error) error {
 func quoteJSON(s string) string {
 	raw, _ := json.Marshal(s) //nolint:errchkjson // a string
 	return string(raw)
+}
+
+// ErrSlow says that a question took longer than it may.
+var ErrSlow = errors.New("the query took too long, or somebody holds a lock on a table")
+
+// meetingChunk bounds how many objects one statement asks of.
+const meetingChunk = 5000
+
+// Meeting gives those of the objects that meet a query now. within bounds each
+// statement, of some thousand objects; ErrSlow when one took longer. An error of
+// the query is a *trigger.ValidationError.
+func (s *Snapshot) Meeting(ctx context.Context, pool *pgxpool.Pool, objectType string, query []byte, ids []string, o trigger.SQLOptions, within time.Duration) (map[string]bool, error) {
+	meeting := map[string]bool{}
+	m, err := s.Matching(query, objectType, o)
+	if err != nil {
+		return nil, err
+	}
+	for chunk := range slices.Chunk(ids, meetingChunk) {
+		// By the key's type, so that its index serves; as text where one is no such value.
+		for _, which := range []string{fmt.Sprintf("%s = ANY (($%d::text[])::%s[])", m.Key, len(m.Args)+1, m.Type), fmt.Sprintf("%s = ANY ($%d::text[])", m.ID, len(m.Args)+1)} {
+			cut, err := bounded(ctx, pool, time.Now().Add(within), func(tx pgx.Tx) error {
+				rows, err := tx.Query(ctx, fmt.Sprintf("SELECT %s FROM %s WHERE %s AND %s", m.ID, m.From, which, m.Where), append(slices.Clone(m.Args), chunk)...)
+				if err != nil {
+					return err
+				}
+				found, err := pgx.CollectRows(rows, pgx.RowTo[string])
+				for _, id := range found {
+					meeting[id] = true
+				}
+				return err
+			})
+			if cut {
+				return nil, ErrSlow
+			}
+			if pg, ok := errors.AsType[*pgconn.PgError](err); ok && pg.Code[:2] == "22" && strings.Contains(which, "::text[])::") {
+				continue
+			}
+			if err != nil {
+				return nil, fmt.Errorf("query of %s: %w", objectType, err)
+			}
+			break
+		}
+	}
+	return meeting, nil
 }

@@ -42,6 +42,8 @@ type Started struct {
 	Taken time.Time
 	// WaitingSince is when the action first found its lead's row missing; zero: not.
 	WaitingSince time.Time
+	// AsksGoal is set for the first action of a run whose pipeline has a goal.
+	AsksGoal bool
 }
 
 // Outcome is how an attempt ended.
@@ -60,6 +62,8 @@ type Outcome struct {
 
 	Effect      func(ctx context.Context, tx pgx.Tx) error
 	ChangesRows bool
+	// EndsRun, if not "", ends the run with that reason: it exits.
+	EndsRun string
 }
 
 // Lifecycle starts actions and writes their outcomes.
@@ -86,6 +90,8 @@ type Executor struct {
 	// Vars gives an action's template variables.
 	Vars   func(s *Started) *Vars
 	Logger *slog.Logger
+	// GoalMet says whether an action's lead meets the goal of its pipeline.
+	GoalMet func(ctx context.Context, a *Action) (bool, error)
 
 	// Timeout bounds one attempt.
 	Timeout time.Duration
@@ -103,9 +109,26 @@ func (e *Executor) Run(ctx context.Context, id int64) error {
 		s.Action.Vars = e.Vars(s)
 	}
 	failpoint.Hit("handler-before")
-	outcome := e.outcome(s, e.attempt(ctx, s))
+	outcome := e.decide(ctx, s)
 	failpoint.Hit("handler-done")
 	return e.finish(ctx, s, outcome)
+}
+
+// decide gives the outcome of an attempt: first of all that of the run, where the
+// lead meets its goal before anything was done.
+func (e *Executor) decide(ctx context.Context, s *Started) Outcome {
+	if s.AsksGoal && e.GoalMet != nil && !s.Action.Resumed {
+		bounded, cancel := context.WithTimeout(ctx, e.Timeout)
+		met, err := e.GoalMet(bounded, &s.Action)
+		cancel()
+		if err != nil {
+			return e.outcome(s, attempt{err: err})
+		}
+		if met {
+			return Outcome{Status: StatusCanceled, Reason: "goal_already_met", Refund: 1, EndsRun: "goal_already_met"}
+		}
+	}
+	return e.outcome(s, e.attempt(ctx, s))
 }
 
 // finish writes the outcome: until it is written, also when the database is away

@@ -67,7 +67,7 @@ func TestDefaults(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := []string{"email", "enter_stage", "exit", "insert_row", "log", "move", "update_row", "wait", "webhook"}
+	want := []string{"branch", "email", "enter_stage", "exit", "insert_row", "log", "move", "update_row", "wait", "wait_for_reply", "webhook"}
 	if d := cmp.Diff(want, r.Types()); d != "" {
 		t.Error(d)
 	}
@@ -92,7 +92,7 @@ func TestValidate(t *testing.T) {
 		{"update_row", `{"set":{"status":"won","score":"{{ lead.score | plus: 1 }}","n":1,"x":null,"tags":["a"]}}`, ""},
 		{"insert_row", `{"table":"notes","values":{"text":"x"}}`, ""},
 
-		{"emial", `{}`, `action type "emial" is unknown; did you mean "email"? (known: email, enter_stage, exit, insert_row, log, move, update_row, wait, webhook)`},
+		{"emial", `{}`, `action type "emial" is unknown; did you mean "email"? (known: `},
 		{"teleport", `{}`, `action type "teleport" is unknown (known: `},
 		{"log", `{}`, `action type "log": parameter "message" is missing`},
 		{"log", `{"message":null}`, `parameter "message" is missing`},

@@ -95,11 +95,14 @@ INSERT INTO pgautomate.pipeline_stage_actions (pipeline_stage_id, sequence_numbe
 VALUES (@pipeline_stage_id, @sequence_number, @action_type, @params);
 
 -- name: ApiEnterLeads :many
--- One statement for all of them. In the order of lead_id, so that two such
+-- One statement for all of them, but those that meet the goal are not let in. In the order of lead_id, so that two such
 -- statements never wait for each other in a circle.
-INSERT INTO pgautomate.lead_stages (organization_id, lead_id, pipeline_stage_id)
-SELECT @organization_id, l.lead_id, @stage_id
+INSERT INTO pgautomate.lead_stages (organization_id, lead_id, pipeline_stage_id, status, reason, finished_at)
+SELECT @organization_id, l.lead_id, @stage_id,
+       CASE WHEN m.lead_id IS NULL THEN 'active' ELSE 'exited' END,
+       CASE WHEN m.lead_id IS NOT NULL THEN 'goal_already_met' END, CASE WHEN m.lead_id IS NOT NULL THEN clock_timestamp() END
   FROM unnest(@lead_ids::text[]) AS l (lead_id)
+  LEFT JOIN (SELECT DISTINCT unnest(@met::text[]) AS lead_id) m ON m.lead_id = l.lead_id
  ORDER BY l.lead_id
 RETURNING id;
 
@@ -138,3 +141,6 @@ SELECT kind, id, sort_at::text AS sort_at, status, reason, pipeline_id, pipeline
     OR (sort_at, kind = 'action', id) > (sqlc.narg(after_at)::text::timestamptz, @after_action::boolean, @after_id::bigint)
  ORDER BY entries.sort_at, kind = 'action', id
  LIMIT @max_rows;
+
+-- name: ApiNow :one
+SELECT clock_timestamp()::timestamptz AS now;

@@ -141,7 +141,7 @@ UPDATE pgautomate.lead_stage_actions a
  WHERE a.id = ANY (ARRAY(SELECT free.id FROM free WHERE free.wanted))
 RETURNING a.id, a.organization_id, a.lead_id, a.lead_stage_id, a.sequence_number, a.action_type, a.params, a.attempt,
           a.max_attempts, a.perform_at, a.result, a.object_type, a.firing_id, a.firing_at, a.cause, a.depth, a.fence,
-          a.timer, a.waiting_since, now()::timestamptz AS now;
+          a.timer, a.waiting_since, a.asks_goal, now()::timestamptz AS now;
 
 -- name: StillQueued :many
 SELECT id FROM pgautomate.lead_stage_actions WHERE id = ANY (@ids::bigint[]) AND status = 'queued';
@@ -345,14 +345,6 @@ RETURNING id, status, reason;
 
 -- name: SetEntry :exec
 SELECT set_config('pgautomate.entry', @how::text, true);
-
--- Runs whose lead is gone, or left its organization.
--- name: CloseRunsOf :one
-SELECT coalesce(pgautomate.close_lead_stages(array_agg(s.id), 'exited', @reason::text, @reason::text), 0)::integer
-  FROM (SELECT l.id FROM pgautomate.lead_stages l
-          JOIN pgautomate.pipelines p ON p.id = l.pipeline_id AND p.object_type = @object_type::text
-         WHERE l.status = 'active' AND l.organization_id = @organization_id::text
-           AND l.lead_id = ANY (@lead_ids::text[])) s;
 
 -- name: RenameLead :exec
 WITH moved AS (

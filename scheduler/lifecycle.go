@@ -214,7 +214,7 @@ func (l *Lifecycle) started(r *dbq.StartActionsRow, taken time.Time) *jobs.Start
 			Attempt: int(r.Attempt), MaxAttempts: int(r.MaxAttempts), Resumed: r.Timer, Now: r.Now,
 			Location: time.UTC, PerformAt: r.Now,
 		},
-		Fence: r.Fence, Taken: taken,
+		Fence: r.Fence, Taken: taken, AsksGoal: r.AsksGoal,
 	}
 	if l.zones != nil {
 		s.Action.Location = l.zones.Location(r.OrganizationID)
@@ -269,7 +269,7 @@ func (l *Lifecycle) finish(ctx context.Context, s *jobs.Started, o jobs.Outcome)
 	// What closes a stage may have to wait for an app's transaction: not in a batch
 	// with others.
 	closes := o.Status == jobs.StatusFailed && s.Action.LeadStageID != 0 && o.OnError.Policy != jobs.OnErrorSkip
-	if o.Effect != nil || closes {
+	if o.Effect != nil || closes || o.EndsRun != "" {
 		select {
 		case l.alone <- struct{}{}:
 		case <-ctx.Done():
@@ -467,6 +467,13 @@ func (l *Lifecycle) finishAlone(ctx context.Context, s *jobs.Started, o jobs.Out
 		if err := q.BoundWaits(ctx); err != nil {
 			return err
 		}
+		// What ends or moves a run takes its locks in the order in which entries do: the
+		// run, its stage, its actions.
+		if s.Action.LeadStageID != 0 && !o.ChangesRows {
+			if err := q.LockRun(ctx, s.Action.LeadStageID); err != nil {
+				return err
+			}
+		}
 		if _, err := q.HoldAction(ctx, dbq.HoldActionParams{ID: s.Action.ID, Fence: s.Fence}); err != nil {
 			if errors.Is(err, pgx.ErrNoRows) {
 				held = false
@@ -476,6 +483,10 @@ func (l *Lifecycle) finishAlone(ctx context.Context, s *jobs.Started, o jobs.Out
 		}
 		effect, policy := o.Effect, jobs.OnErrorSkip
 		switch {
+		case o.EndsRun != "":
+			effect = func(ctx context.Context, tx pgx.Tx) error {
+				return l.store.endRun(ctx, tx, &s.Action, "exited", o.EndsRun, o.EndsRun)
+			}
 		case o.Status != jobs.StatusFailed:
 		case o.OnError.Policy == jobs.OnErrorStage:
 			effect = func(ctx context.Context, tx pgx.Tx) error {

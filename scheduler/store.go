@@ -63,11 +63,15 @@ func (s *Store) ExitLead(ctx context.Context, tx pgx.Tx, a *jobs.Action, _ strin
 
 // EndRun ends the action's run with a status and a reason.
 func (s *Store) EndRun(ctx context.Context, tx pgx.Tx, a *jobs.Action, status, reason string) error {
+	return s.endRun(ctx, tx, a, status, reason, "stage_left")
+}
+
+func (s *Store) endRun(ctx context.Context, tx pgx.Tx, a *jobs.Action, status, reason, actionReason string) error {
 	if a.LeadStageID == 0 {
 		return jobs.Permanentf("%s: the action is in no pipeline", a.Type)
 	}
 	_, err := dbq.New(tx).CloseStages(ctx, dbq.CloseStagesParams{
-		LeadStageIds: []int64{a.LeadStageID}, Status: status, Reason: reason, ActionReason: "stage_left",
+		LeadStageIds: []int64{a.LeadStageID}, Status: status, Reason: reason, ActionReason: actionReason,
 	})
 	if err != nil {
 		return fmt.Errorf("close stage: %w", err)

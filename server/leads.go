@@ -2,6 +2,7 @@ package server
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"strconv"
@@ -11,7 +12,9 @@ import (
 	"github.com/danielgtaylor/huma/v2"
 	"github.com/jackc/pgerrcode"
 
+	"github.com/pgautomate/pgautomate/catalog"
 	"github.com/pgautomate/pgautomate/db/dbq"
+	"github.com/pgautomate/pgautomate/trigger"
 )
 
 // Entered is what became of leads that were put into a pipeline.
@@ -100,9 +103,13 @@ func (s *Server) registerLeads() {
 		if err != nil {
 			return nil, err
 		}
+		met, err := s.meeting(ctx, row, in.Body.LeadIDs)
+		if err != nil {
+			return nil, err
+		}
 		out := Entered{Skipped: []SkippedLead{}}
 		err = s.inTx(ctx, func(q *dbq.Queries) error {
-			ids, err := q.ApiEnterLeads(ctx, dbq.ApiEnterLeadsParams{OrganizationID: row.OrganizationID, StageID: stage, LeadIds: in.Body.LeadIDs})
+			ids, err := q.ApiEnterLeads(ctx, dbq.ApiEnterLeadsParams{OrganizationID: row.OrganizationID, StageID: stage, LeadIds: in.Body.LeadIDs, Met: met})
 			if isPG(err, pgerrcode.ForeignKeyViolation) {
 				return conflict("the stage was removed at the same moment: read the pipeline again")
 			}
@@ -172,6 +179,47 @@ func (s *Server) registerLeads() {
 		}), nil
 	})
 }
+
+// meeting gives the leads that meet a pipeline's goal already. What can't be asked
+// now the engine asks before the run's first action.
+func (s *Server) meeting(ctx context.Context, p *dbq.PgautomatePipeline, leads []string) ([]string, error) {
+	met := []string{}
+	if isNull(p.Goal) {
+		return met, nil
+	}
+	now, err := s.objects.Snapshot(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("tables: %w", err)
+	}
+	if now.Schema(p.ObjectType) == nil {
+		return met, nil
+	}
+	where, err := s.location(ctx, p.OrganizationID)
+	if err != nil {
+		return nil, err
+	}
+	at, err := s.q.ApiNow(ctx)
+	if err != nil {
+		return nil, err
+	}
+	found, err := now.Meeting(ctx, s.pool, p.ObjectType, p.Goal, leads, trigger.SQLOptions{Location: where, Now: at, Organization: p.OrganizationID}, goalWithin)
+	var bad *trigger.ValidationError
+	if errors.Is(err, catalog.ErrSlow) || errors.As(err, &bad) {
+		return met, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	for _, id := range leads {
+		if found[id] {
+			met = append(met, id)
+		}
+	}
+	return met, nil
+}
+
+// goalWithin bounds the question which leads meet a goal.
+const goalWithin = 5 * time.Second
 
 // pickStage finds a stage by name, then by id; without either it is the first.
 func pickStage(stages []dbq.PgautomatePipelineStage, wanted string) (int64, error) {

@@ -68,3 +68,32 @@ func TestActionsRefused(t *testing.T) {
 		s.call(201, "POST", "/v1/pipelines", s.a, strings.Replace(body(c.kind, c.params), `"name":"p"`, `"name":"ok`+string(rune('a'+i))+`"`, 1))
 	}
 }
+
+// TestGoals: a goal's trigger is shown as its pipeline's, and who meets the goal
+// already is not let in.
+func TestGoals(t *testing.T) {
+	t.Parallel()
+	s := newWatchedSite(t)
+	s.exec(`INSERT INTO lead (id, organization_id, status) VALUES (1, 'a', 'won'), (2, 'a', 'new'), (3, 'b', 'won')`)
+	made := s.call(201, "POST", "/v1/pipelines", s.a, `{"name":"p","goal":`+on(leadField("status", `{"type":"term","values":["won"]}`))+`,"stages":`+stages+`}`)
+	in := s.call(200, "POST", "/v1/pipelines/"+made.id()+"/leads", s.a, `{"lead_ids":["1","2","3","4"]}`)
+	in.want(3.0, "data", "entered")
+	in.want("1", "data", "skipped", 0, "lead_id")
+	in.want("goal_already_met", "data", "skipped", 0, "reason")
+	// An id that is none of the table's is nobody who meets it.
+	s.call(200, "POST", "/v1/pipelines/"+made.id()+"/leads", s.a, `{"lead_ids":["1","abc"]}`).want(1.0, "data", "entered")
+	if got := s.text(`SELECT count(*)::text FROM pgautomate.lead_stage_actions WHERE lead_id = '1'`); got != "0" {
+		t.Errorf("%s actions for a lead that was not let in", got)
+	}
+
+	trig := s.call(200, "GET", "/v1/triggers", s.a, "")
+	trig.want(made.id(), "data", 0, "pipeline_id")
+	path := "/v1/triggers/" + trig.get("data", 0, "id").(string)
+	for _, a := range []*answer{s.call(409, "PATCH", path, s.a, `{"status":"paused"}`), s.call(409, "DELETE", path, s.a, "")} {
+		if !strings.Contains(a.raw, "change the pipeline's goal instead") {
+			t.Errorf("%s", a.raw)
+		}
+	}
+	s.call(404, "DELETE", path, s.b, "")
+	s.call(204, "DELETE", "/v1/triggers/"+s.call(201, "POST", "/v1/triggers", s.a, `{"name":"t","object_type":"lead","query":`+query+`,"action_type":"log","action_params":{"message":"x"}}`).id(), s.a, "")
+}

@@ -35,13 +35,22 @@ type Trigger struct {
 	Version        int32           `json:"version"`
 	CreatedAt      time.Time       `json:"created_at"`
 	UpdatedAt      time.Time       `json:"updated_at"`
+	PipelineID     *string         `json:"pipeline_id" doc:"The pipeline whose goal this is: change it there. null: a trigger of its own."`
 }
 
 func showTrigger(t *dbq.PgautomateTrigger) Trigger {
 	return Trigger{
 		strconv.FormatInt(t.ID, 10), t.OrganizationID, t.Name, t.ObjectType, t.Query, t.BeforeQuery, t.ExtraFilter, t.ActionType, t.ActionParams,
-		t.Status, t.Error, t.Version, t.CreatedAt, t.UpdatedAt,
+		t.Status, t.Error, t.Version, t.CreatedAt, t.UpdatedAt, idString(t.PipelineID),
 	}
+}
+
+// ownTrigger refuses to change a trigger that its pipeline keeps.
+func ownTrigger(t *dbq.PgautomateTrigger) error {
+	if t.PipelineID != nil {
+		return conflict("trigger %d is the goal of pipeline %d: change the pipeline's goal instead", t.ID, *t.PipelineID)
+	}
+	return nil
 }
 
 // Firing is one row of a trigger's audit on the wire.
@@ -186,6 +195,9 @@ func (s *Server) registerTriggers() { //nolint:cyclop // a list of routes
 		if err != nil {
 			return nil, err
 		}
+		if err := ownTrigger(row); err != nil {
+			return nil, err
+		}
 		b := &in.Body
 		set(&row.Name, b.Name)
 		set(&row.ObjectType, b.ObjectType)
@@ -222,15 +234,14 @@ func (s *Server) registerTriggers() { //nolint:cyclop // a list of routes
 		OperationID: "delete-trigger", Method: http.MethodDelete, Path: "/v1/triggers/{id}", Tags: tags,
 		DefaultStatus: http.StatusNoContent, Summary: "Delete a trigger", Description: "Its firings stay.",
 	}, func(ctx context.Context, in *oneInput) (*Empty, error) {
-		org, err := scope(ctx, &in.OrgParam)
+		row, err := s.trigger(ctx, &in.OrgParam, in.ID)
 		if err != nil {
 			return nil, err
 		}
-		id, err := parseID("trigger", in.ID)
-		if err != nil {
+		if err := ownTrigger(row); err != nil {
 			return nil, err
 		}
-		n, err := s.q.ApiDeleteTrigger(ctx, dbq.ApiDeleteTriggerParams{ID: id, OrganizationID: org})
+		n, err := s.q.ApiDeleteTrigger(ctx, dbq.ApiDeleteTriggerParams{ID: row.ID, OrganizationID: &row.OrganizationID})
 		if err != nil {
 			return nil, err
 		}

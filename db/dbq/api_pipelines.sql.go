@@ -65,9 +65,12 @@ func (q *Queries) ApiDeleteStages(ctx context.Context, stageIds []int64) error {
 }
 
 const apiEnterLeads = `-- name: ApiEnterLeads :many
-INSERT INTO pgautomate.lead_stages (organization_id, lead_id, pipeline_stage_id)
-SELECT $1, l.lead_id, $2
+INSERT INTO pgautomate.lead_stages (organization_id, lead_id, pipeline_stage_id, status, reason, finished_at)
+SELECT $1, l.lead_id, $2,
+       CASE WHEN m.lead_id IS NULL THEN 'active' ELSE 'exited' END,
+       CASE WHEN m.lead_id IS NOT NULL THEN 'goal_already_met' END, CASE WHEN m.lead_id IS NOT NULL THEN clock_timestamp() END
   FROM unnest($3::text[]) AS l (lead_id)
+  LEFT JOIN (SELECT DISTINCT unnest($4::text[]) AS lead_id) m ON m.lead_id = l.lead_id
  ORDER BY l.lead_id
 RETURNING id
 `
@@ -76,12 +79,18 @@ type ApiEnterLeadsParams struct {
 	OrganizationID string
 	StageID        int64
 	LeadIds        []string
+	Met            []string
 }
 
-// One statement for all of them. In the order of lead_id, so that two such
+// One statement for all of them, but those that meet the goal are not let in. In the order of lead_id, so that two such
 // statements never wait for each other in a circle.
 func (q *Queries) ApiEnterLeads(ctx context.Context, arg ApiEnterLeadsParams) ([]int64, error) {
-	rows, err := q.db.Query(ctx, apiEnterLeads, arg.OrganizationID, arg.StageID, arg.LeadIds)
+	rows, err := q.db.Query(ctx, apiEnterLeads,
+		arg.OrganizationID,
+		arg.StageID,
+		arg.LeadIds,
+		arg.Met,
+	)
 	if err != nil {
 		return nil, err
 	}
@@ -340,6 +349,17 @@ func (q *Queries) ApiLockPipeline(ctx context.Context, arg ApiLockPipelineParams
 		&i.CreatedAt,
 	)
 	return i, err
+}
+
+const apiNow = `-- name: ApiNow :one
+SELECT clock_timestamp()::timestamptz AS now
+`
+
+func (q *Queries) ApiNow(ctx context.Context) (time.Time, error) {
+	row := q.db.QueryRow(ctx, apiNow)
+	var now time.Time
+	err := row.Scan(&now)
+	return now, err
 }
 
 const apiPipelineStages = `-- name: ApiPipelineStages :many

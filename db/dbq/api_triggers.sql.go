@@ -30,7 +30,7 @@ func (q *Queries) ApiDeleteTrigger(ctx context.Context, arg ApiDeleteTriggerPara
 }
 
 const apiGetTrigger = `-- name: ApiGetTrigger :one
-SELECT id, organization_id, name, object_type, query, action_type, action_params, status, error, version, created_at, updated_at, before_query, extra_filter FROM pgautomate.triggers
+SELECT id, organization_id, name, object_type, query, action_type, action_params, status, error, version, created_at, updated_at, before_query, extra_filter, pipeline_id FROM pgautomate.triggers
  WHERE id = $1 AND (organization_id = $2 OR $2 IS NULL)
 `
 
@@ -58,6 +58,7 @@ func (q *Queries) ApiGetTrigger(ctx context.Context, arg ApiGetTriggerParams) (P
 		&i.UpdatedAt,
 		&i.BeforeQuery,
 		&i.ExtraFilter,
+		&i.PipelineID,
 	)
 	return i, err
 }
@@ -65,7 +66,7 @@ func (q *Queries) ApiGetTrigger(ctx context.Context, arg ApiGetTriggerParams) (P
 const apiInsertTrigger = `-- name: ApiInsertTrigger :one
 INSERT INTO pgautomate.triggers (organization_id, name, object_type, query, before_query, extra_filter, action_type, action_params, status)
 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)
-RETURNING id, organization_id, name, object_type, query, action_type, action_params, status, error, version, created_at, updated_at, before_query, extra_filter
+RETURNING id, organization_id, name, object_type, query, action_type, action_params, status, error, version, created_at, updated_at, before_query, extra_filter, pipeline_id
 `
 
 type ApiInsertTriggerParams struct {
@@ -108,12 +109,13 @@ func (q *Queries) ApiInsertTrigger(ctx context.Context, arg ApiInsertTriggerPara
 		&i.UpdatedAt,
 		&i.BeforeQuery,
 		&i.ExtraFilter,
+		&i.PipelineID,
 	)
 	return i, err
 }
 
 const apiListAllTriggers = `-- name: ApiListAllTriggers :many
-SELECT id, organization_id, name, object_type, query, action_type, action_params, status, error, version, created_at, updated_at, before_query, extra_filter FROM pgautomate.triggers
+SELECT id, organization_id, name, object_type, query, action_type, action_params, status, error, version, created_at, updated_at, before_query, extra_filter, pipeline_id FROM pgautomate.triggers
  WHERE id > $1
    AND (object_type = $2 OR $2 IS NULL)
    AND (status = $3 OR $3 IS NULL)
@@ -158,6 +160,7 @@ func (q *Queries) ApiListAllTriggers(ctx context.Context, arg ApiListAllTriggers
 			&i.UpdatedAt,
 			&i.BeforeQuery,
 			&i.ExtraFilter,
+			&i.PipelineID,
 		); err != nil {
 			return nil, err
 		}
@@ -254,7 +257,7 @@ func (q *Queries) ApiListFirings(ctx context.Context, arg ApiListFiringsParams) 
 }
 
 const apiListTriggers = `-- name: ApiListTriggers :many
-SELECT id, organization_id, name, object_type, query, action_type, action_params, status, error, version, created_at, updated_at, before_query, extra_filter FROM pgautomate.triggers
+SELECT id, organization_id, name, object_type, query, action_type, action_params, status, error, version, created_at, updated_at, before_query, extra_filter, pipeline_id FROM pgautomate.triggers
  WHERE organization_id = $1 AND id > $2
    AND (object_type = $3 OR $3 IS NULL)
    AND (status = $4 OR $4 IS NULL)
@@ -301,6 +304,7 @@ func (q *Queries) ApiListTriggers(ctx context.Context, arg ApiListTriggersParams
 			&i.UpdatedAt,
 			&i.BeforeQuery,
 			&i.ExtraFilter,
+			&i.PipelineID,
 		); err != nil {
 			return nil, err
 		}
@@ -331,7 +335,7 @@ UPDATE pgautomate.triggers
    SET name = $1, object_type = $2, query = $3, before_query = $4, extra_filter = $5,
        action_type = $6, action_params = $7, status = coalesce($8, status)
  WHERE id = $9 AND version = $10
-RETURNING id, organization_id, name, object_type, query, action_type, action_params, status, error, version, created_at, updated_at, before_query, extra_filter
+RETURNING id, organization_id, name, object_type, query, action_type, action_params, status, error, version, created_at, updated_at, before_query, extra_filter, pipeline_id
 `
 
 type ApiUpdateTriggerParams struct {
@@ -377,6 +381,7 @@ func (q *Queries) ApiUpdateTrigger(ctx context.Context, arg ApiUpdateTriggerPara
 		&i.UpdatedAt,
 		&i.BeforeQuery,
 		&i.ExtraFilter,
+		&i.PipelineID,
 	)
 	return i, err
 }

@@ -72,6 +72,8 @@ type PgautomateTrigger struct {
 	BeforeQuery json.RawMessage
 	// A filter on the change itself, in the grammar of Close's webhooks: then the trigger fires for every change that passes it and after which query holds, whether or not it held before. NULL: none.
 	ExtraFilter json.RawMessage
+	// The pipeline whose goal this is: change it there. Who comes to meet it leaves that pipeline. NULL: a trigger of its own.
+	PipelineID *int64
 }
 
 // Triggers fired for the objects that match at one moment. To stop one: UPDATE … SET status = 'canceled'.

@@ -175,34 +175,6 @@ func (q *Queries) ClaimTimers(ctx context.Context, arg ClaimTimersParams) ([]Cla
 	return items, nil
 }
 
-const closeRunsOf = `-- name: CloseRunsOf :one
-SELECT coalesce(pgautomate.close_lead_stages(array_agg(s.id), 'exited', $1::text, $1::text), 0)::integer
-  FROM (SELECT l.id FROM pgautomate.lead_stages l
-          JOIN pgautomate.pipelines p ON p.id = l.pipeline_id AND p.object_type = $2::text
-         WHERE l.status = 'active' AND l.organization_id = $3::text
-           AND l.lead_id = ANY ($4::text[])) s
-`
-
-type CloseRunsOfParams struct {
-	Reason         string
-	ObjectType     string
-	OrganizationID string
-	LeadIds        []string
-}
-
-// Runs whose lead is gone, or left its organization.
-func (q *Queries) CloseRunsOf(ctx context.Context, arg CloseRunsOfParams) (int32, error) {
-	row := q.db.QueryRow(ctx, closeRunsOf,
-		arg.Reason,
-		arg.ObjectType,
-		arg.OrganizationID,
-		arg.LeadIds,
-	)
-	var column_1 int32
-	err := row.Scan(&column_1)
-	return column_1, err
-}
-
 const closeStages = `-- name: CloseStages :one
 SELECT pgautomate.close_lead_stages($1::bigint[], $2::text, $3::text, $4::text)::integer
 `
@@ -1095,7 +1067,7 @@ UPDATE pgautomate.lead_stage_actions a
  WHERE a.id = ANY (ARRAY(SELECT free.id FROM free WHERE free.wanted))
 RETURNING a.id, a.organization_id, a.lead_id, a.lead_stage_id, a.sequence_number, a.action_type, a.params, a.attempt,
           a.max_attempts, a.perform_at, a.result, a.object_type, a.firing_id, a.firing_at, a.cause, a.depth, a.fence,
-          a.timer, a.waiting_since, now()::timestamptz AS now
+          a.timer, a.waiting_since, a.asks_goal, now()::timestamptz AS now
 `
 
 type StartActionsParams struct {
@@ -1123,6 +1095,7 @@ type StartActionsRow struct {
 	Fence          int64
 	Timer          bool
 	WaitingSince   *time.Time
+	AsksGoal       bool
 	Now            time.Time
 }
 
@@ -1157,6 +1130,7 @@ func (q *Queries) StartActions(ctx context.Context, arg StartActionsParams) ([]S
 			&i.Fence,
 			&i.Timer,
 			&i.WaitingSince,
+			&i.AsksGoal,
 			&i.Now,
 		); err != nil {
 			return nil, err

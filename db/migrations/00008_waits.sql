@@ -1,5 +1,5 @@
--- Waits that something else ends: replies. Locks: ACCESS EXCLUSIVE on
--- object_types, for a moment.
+-- What ends runs and waits: replies, goals. Locks: ACCESS EXCLUSIVE on
+-- object_types, triggers, lead_stages and lead_stage_actions, for a moment.
 
 -- +goose Up
 ALTER TABLE pgautomate.object_types
@@ -37,6 +37,165 @@ COMMENT ON COLUMN pgautomate.replies.channel IS 'Its channel, if the row names o
 COMMENT ON COLUMN pgautomate.replies.committed_at IS 'When the row came to be a reply.';
 COMMENT ON COLUMN pgautomate.replies.commit_lsn IS 'The commit in which it did.';
 
+-- Goals. A pipeline's goal is a trigger like any other, which its pipeline keeps:
+-- so it is matched once for each commit, in order, and audited.
+ALTER TABLE pgautomate.triggers ADD COLUMN pipeline_id bigint UNIQUE REFERENCES pgautomate.pipelines ON DELETE CASCADE;
+COMMENT ON COLUMN pgautomate.triggers.pipeline_id IS
+    'The pipeline whose goal this is: change it there. Who comes to meet it leaves that pipeline. NULL: a trigger of its own.';
+
+ALTER TABLE pgautomate.lead_stages ADD COLUMN moved_from bigint;
+COMMENT ON COLUMN pgautomate.lead_stages.moved_from IS 'The stage (lead_stages.id) from which the lead was moved; NULL: its run begins here.';
+
+ALTER TABLE pgautomate.lead_stage_actions ADD COLUMN asks_goal boolean NOT NULL DEFAULT false;
+COMMENT ON COLUMN pgautomate.lead_stage_actions.asks_goal IS
+    'The first action of a run whose pipeline has a goal: before it starts, the lead is asked whether it meets that already.';
+
+-- +goose StatementBegin
+CREATE FUNCTION pgautomate.pipelines_after_goal() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pgautomate, pg_temp AS $$
+BEGIN
+    IF nullif(NEW.goal, 'null') IS NULL THEN
+        DELETE FROM triggers WHERE pipeline_id = NEW.id;
+        RETURN NULL;
+    END IF;
+    INSERT INTO triggers AS t (organization_id, name, object_type, query, action_type, action_params, pipeline_id)
+    VALUES (NEW.organization_id, format('goal of pipeline %s', NEW.name), NEW.object_type, NEW.goal, 'goal',
+            jsonb_build_object('pipeline_id', NEW.id), NEW.id)
+    ON CONFLICT (pipeline_id) DO UPDATE
+       SET organization_id = excluded.organization_id, name = excluded.name, object_type = excluded.object_type, query = excluded.query
+     WHERE (t.organization_id, t.name, t.object_type, t.query)
+           IS DISTINCT FROM (excluded.organization_id, excluded.name, excluded.object_type, excluded.query);
+    RETURN NULL;
+END $$;
+-- +goose StatementEnd
+CREATE TRIGGER pipelines_after_goal AFTER INSERT OR UPDATE OF goal, name, object_type, organization_id ON pgautomate.pipelines
+    FOR EACH ROW EXECUTE FUNCTION pgautomate.pipelines_after_goal();
+
+-- A goal's trigger is its pipeline's: who writes it directly is told where to.
+-- +goose StatementBegin
+CREATE FUNCTION pgautomate.triggers_of_pipelines() RETURNS trigger LANGUAGE plpgsql AS $$
+DECLARE
+    pipeline bigint := CASE TG_OP WHEN 'INSERT' THEN NEW.pipeline_id WHEN 'DELETE' THEN OLD.pipeline_id ELSE coalesce(OLD.pipeline_id, NEW.pipeline_id) END;
+    own      text[] := ARRAY['status', 'error', 'version', 'updated_at']; -- where the engine says what became of a trigger
+BEGIN
+    IF TG_OP = 'UPDATE' AND NEW.status <> 'paused' AND to_jsonb(NEW) - own = to_jsonb(OLD) - own THEN
+        RETURN NEW;
+    END IF;
+    RAISE EXCEPTION 'this trigger is the goal of pipeline %: change pgautomate.pipelines.goal instead', pipeline USING ERRCODE = 'check_violation';
+END $$;
+-- +goose StatementEnd
+CREATE TRIGGER triggers_of_pipelines_insert BEFORE INSERT ON pgautomate.triggers
+    FOR EACH ROW WHEN (NEW.pipeline_id IS NOT NULL AND pg_trigger_depth() = 0)
+    EXECUTE FUNCTION pgautomate.triggers_of_pipelines();
+CREATE TRIGGER triggers_of_pipelines_update BEFORE UPDATE ON pgautomate.triggers
+    FOR EACH ROW WHEN ((OLD.pipeline_id IS NOT NULL OR NEW.pipeline_id IS NOT NULL) AND pg_trigger_depth() = 0)
+    EXECUTE FUNCTION pgautomate.triggers_of_pipelines();
+CREATE TRIGGER triggers_of_pipelines_delete BEFORE DELETE ON pgautomate.triggers
+    FOR EACH ROW WHEN (OLD.pipeline_id IS NOT NULL AND pg_trigger_depth() = 0)
+    EXECUTE FUNCTION pgautomate.triggers_of_pipelines();
+
+-- As in 00002, and: where a lead was moved from.
+-- +goose StatementBegin
+CREATE OR REPLACE FUNCTION pgautomate.lead_stages_before_insert() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pgautomate, pg_temp AS $$
+DECLARE
+    pipeline  record;
+    run       record;
+    current   record;
+    moved     text := coalesce(nullif(current_setting('pgautomate.entry', true), ''), 'moved_by_app');
+    refused   text;
+BEGIN
+    IF NEW.organization_id IS NULL OR NEW.lead_id IS NULL OR NEW.pipeline_stage_id IS NULL THEN
+        RAISE EXCEPTION 'lead_stages needs organization_id, lead_id and pipeline_stage_id' USING ERRCODE = 'not_null_violation';
+    END IF;
+    SELECT p.id, p.organization_id, p.reenrolment INTO pipeline
+      FROM pipeline_stages s JOIN pipelines p ON p.id = s.pipeline_id
+     WHERE s.id = NEW.pipeline_stage_id;
+    IF NOT FOUND THEN
+        RAISE EXCEPTION 'there is no stage %: take an id from pgautomate.pipeline_stages', NEW.pipeline_stage_id
+            USING ERRCODE = 'foreign_key_violation';
+    END IF;
+    IF pipeline.organization_id <> NEW.organization_id THEN
+        RAISE EXCEPTION 'stage % belongs to organization "%", not to "%": use a stage of that organization''s own pipelines',
+            NEW.pipeline_stage_id, pipeline.organization_id, NEW.organization_id USING ERRCODE = 'check_violation';
+    END IF;
+    NEW.pipeline_id := pipeline.id;
+    IF NEW.status <> 'active' THEN
+        RETURN NEW; -- history brought along by the app
+    END IF;
+    NEW.finished_at := NULL;
+
+    -- Waits here for a concurrent entry of the same lead.
+    INSERT INTO lead_runs AS r (organization_id, lead_id, pipeline_id)
+    VALUES (NEW.organization_id, NEW.lead_id, NEW.pipeline_id)
+    ON CONFLICT (organization_id, lead_id, pipeline_id) DO UPDATE SET entries = r.entries
+    RETURNING r.entries, r.last_entered_at INTO run;
+
+    IF run.entries > 0 THEN
+        SELECT s.id, s.pipeline_stage_id INTO current FROM lead_stages s
+         WHERE s.organization_id = NEW.organization_id AND s.lead_id = NEW.lead_id
+           AND s.pipeline_id = NEW.pipeline_id AND s.status = 'active';
+        IF FOUND AND current.pipeline_stage_id = NEW.pipeline_stage_id AND moved = 'moved_by_app' THEN
+            refused := 'already_enrolled';
+        ELSIF FOUND THEN
+            NEW.moved_from := current.id;
+            PERFORM close_lead_stages(ARRAY[current.id],
+                CASE WHEN moved = 'moved' THEN 'completed' ELSE 'exited' END, moved, 'stage_left');
+        ELSIF moved = 'moved' OR pipeline.reenrolment IN ('after_exit', 'always') THEN
+            NULL;
+        ELSIF pipeline.reenrolment = 'never' THEN
+            refused := 'already_enrolled';
+        ELSIF run.last_entered_at + pipeline.reenrolment::interval > clock_timestamp() THEN
+            refused := 'already_enrolled';
+        END IF;
+    END IF;
+    IF refused IS NOT NULL THEN
+        NEW.status := 'exited';
+        NEW.reason := refused;
+        NEW.finished_at := clock_timestamp();
+        RETURN NEW;
+    END IF;
+    UPDATE lead_runs SET entries = entries + 1, last_entered_at = NEW.entered_at
+     WHERE organization_id = NEW.organization_id AND lead_id = NEW.lead_id AND pipeline_id = NEW.pipeline_id;
+    RETURN NEW;
+END $$;
+-- +goose StatementEnd
+
+-- As in 00002, and: whose first action asks the goal.
+-- +goose StatementBegin
+CREATE OR REPLACE FUNCTION pgautomate.lead_stages_after_insert() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pgautomate, pg_temp AS $$
+DECLARE
+    at timestamptz := clock_timestamp();
+BEGIN
+    INSERT INTO lead_stage_actions (organization_id, lead_id, lead_stage_id, sequence_number, action_type, params,
+                                    max_attempts, perform_at, object_type, cause, depth, paused, asks_goal)
+    SELECT n.organization_id, n.lead_id, n.id, a.sequence_number, a.action_type, a.params,
+           coalesce((a.params ->> 'max_attempts')::integer, 10),
+           CASE WHEN a.sequence_number = a.first THEN at END,
+           a.object_type, n.cause, n.depth, a.paused, a.asks_goal AND a.sequence_number = a.first AND n.moved_from IS NULL
+      FROM entered n
+      JOIN lead_stages s ON s.id = n.id AND s.status = 'active'
+      JOIN (SELECT psa.*, p.object_type, p.status = 'paused' AS paused, p.goal IS NOT NULL AS asks_goal, min(psa.sequence_number) OVER (PARTITION BY psa.pipeline_stage_id) AS first
+              FROM pipeline_stage_actions psa
+              JOIN pipeline_stages ps ON ps.id = psa.pipeline_stage_id
+              JOIN pipelines p ON p.id = ps.pipeline_id
+             WHERE psa.pipeline_stage_id IN (SELECT pipeline_stage_id FROM entered)) a
+        ON a.pipeline_stage_id = n.pipeline_stage_id
+     WHERE n.status = 'active'
+     ORDER BY n.id, a.sequence_number;
+    -- A stage with nothing to do is done on entry.
+    UPDATE lead_stages s SET status = 'completed', finished_at = at
+      FROM entered n
+     WHERE s.id = n.id AND n.status = 'active' AND s.status = 'active'
+       AND NOT EXISTS (SELECT FROM pipeline_stage_actions a WHERE a.pipeline_stage_id = n.pipeline_stage_id);
+    RETURN NULL;
+END $$;
+-- +goose StatementEnd
+
+-- Goals that there are already.
+UPDATE pgautomate.pipelines SET goal = goal WHERE goal IS NOT NULL;
+
 -- +goose StatementBegin
 DO $$
 DECLARE
@@ -51,6 +210,110 @@ END $$;
 -- +goose StatementEnd
 
 -- +goose Down
+-- +goose StatementBegin
+CREATE OR REPLACE FUNCTION pgautomate.lead_stages_before_insert() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pgautomate, pg_temp AS $$
+DECLARE
+    pipeline  record;
+    run       record;
+    current   record;
+    moved     text := coalesce(nullif(current_setting('pgautomate.entry', true), ''), 'moved_by_app');
+    refused   text;
+BEGIN
+    IF NEW.organization_id IS NULL OR NEW.lead_id IS NULL OR NEW.pipeline_stage_id IS NULL THEN
+        RAISE EXCEPTION 'lead_stages needs organization_id, lead_id and pipeline_stage_id' USING ERRCODE = 'not_null_violation';
+    END IF;
+    SELECT p.id, p.organization_id, p.reenrolment INTO pipeline
+      FROM pipeline_stages s JOIN pipelines p ON p.id = s.pipeline_id
+     WHERE s.id = NEW.pipeline_stage_id;
+    IF NOT FOUND THEN
+        RAISE EXCEPTION 'there is no stage %: take an id from pgautomate.pipeline_stages', NEW.pipeline_stage_id
+            USING ERRCODE = 'foreign_key_violation';
+    END IF;
+    IF pipeline.organization_id <> NEW.organization_id THEN
+        RAISE EXCEPTION 'stage % belongs to organization "%", not to "%": use a stage of that organization''s own pipelines',
+            NEW.pipeline_stage_id, pipeline.organization_id, NEW.organization_id USING ERRCODE = 'check_violation';
+    END IF;
+    NEW.pipeline_id := pipeline.id;
+    IF NEW.status <> 'active' THEN
+        RETURN NEW; -- history brought along by the app
+    END IF;
+    NEW.finished_at := NULL;
+
+    -- Waits here for a concurrent entry of the same lead.
+    INSERT INTO lead_runs AS r (organization_id, lead_id, pipeline_id)
+    VALUES (NEW.organization_id, NEW.lead_id, NEW.pipeline_id)
+    ON CONFLICT (organization_id, lead_id, pipeline_id) DO UPDATE SET entries = r.entries
+    RETURNING r.entries, r.last_entered_at INTO run;
+
+    IF run.entries > 0 THEN
+        SELECT s.id, s.pipeline_stage_id INTO current FROM lead_stages s
+         WHERE s.organization_id = NEW.organization_id AND s.lead_id = NEW.lead_id
+           AND s.pipeline_id = NEW.pipeline_id AND s.status = 'active';
+        IF FOUND AND current.pipeline_stage_id = NEW.pipeline_stage_id AND moved = 'moved_by_app' THEN
+            refused := 'already_enrolled';
+        ELSIF FOUND THEN
+            PERFORM close_lead_stages(ARRAY[current.id],
+                CASE WHEN moved = 'moved' THEN 'completed' ELSE 'exited' END, moved, 'stage_left');
+        ELSIF moved = 'moved' OR pipeline.reenrolment IN ('after_exit', 'always') THEN
+            NULL;
+        ELSIF pipeline.reenrolment = 'never' THEN
+            refused := 'already_enrolled';
+        ELSIF run.last_entered_at + pipeline.reenrolment::interval > clock_timestamp() THEN
+            refused := 'already_enrolled';
+        END IF;
+    END IF;
+    IF refused IS NOT NULL THEN
+        NEW.status := 'exited';
+        NEW.reason := refused;
+        NEW.finished_at := clock_timestamp();
+        RETURN NEW;
+    END IF;
+    UPDATE lead_runs SET entries = entries + 1, last_entered_at = NEW.entered_at
+     WHERE organization_id = NEW.organization_id AND lead_id = NEW.lead_id AND pipeline_id = NEW.pipeline_id;
+    RETURN NEW;
+END $$;
+-- +goose StatementEnd
+-- +goose StatementBegin
+CREATE OR REPLACE FUNCTION pgautomate.lead_stages_after_insert() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pgautomate, pg_temp AS $$
+DECLARE
+    at timestamptz := clock_timestamp();
+BEGIN
+    INSERT INTO lead_stage_actions (organization_id, lead_id, lead_stage_id, sequence_number, action_type, params,
+                                    max_attempts, perform_at, object_type, cause, depth, paused)
+    SELECT n.organization_id, n.lead_id, n.id, a.sequence_number, a.action_type, a.params,
+           coalesce((a.params ->> 'max_attempts')::integer, 10),
+           CASE WHEN a.sequence_number = a.first THEN at END,
+           a.object_type, n.cause, n.depth, a.paused
+      FROM entered n
+      JOIN lead_stages s ON s.id = n.id AND s.status = 'active'
+      JOIN (SELECT psa.*, p.object_type, p.status = 'paused' AS paused, min(psa.sequence_number) OVER (PARTITION BY psa.pipeline_stage_id) AS first
+              FROM pipeline_stage_actions psa
+              JOIN pipeline_stages ps ON ps.id = psa.pipeline_stage_id
+              JOIN pipelines p ON p.id = ps.pipeline_id
+             WHERE psa.pipeline_stage_id IN (SELECT pipeline_stage_id FROM entered)) a
+        ON a.pipeline_stage_id = n.pipeline_stage_id
+     WHERE n.status = 'active'
+     ORDER BY n.id, a.sequence_number;
+    -- A stage with nothing to do is done on entry.
+    UPDATE lead_stages s SET status = 'completed', finished_at = at
+      FROM entered n
+     WHERE s.id = n.id AND n.status = 'active' AND s.status = 'active'
+       AND NOT EXISTS (SELECT FROM pipeline_stage_actions a WHERE a.pipeline_stage_id = n.pipeline_stage_id);
+    RETURN NULL;
+END $$;
+-- +goose StatementEnd
+DROP TRIGGER pipelines_after_goal ON pgautomate.pipelines;
+DROP FUNCTION pgautomate.pipelines_after_goal();
+DROP TRIGGER triggers_of_pipelines_insert ON pgautomate.triggers;
+DROP TRIGGER triggers_of_pipelines_update ON pgautomate.triggers;
+DROP TRIGGER triggers_of_pipelines_delete ON pgautomate.triggers;
+DROP FUNCTION pgautomate.triggers_of_pipelines();
+DELETE FROM pgautomate.triggers WHERE pipeline_id IS NOT NULL;
+ALTER TABLE pgautomate.lead_stage_actions DROP COLUMN asks_goal;
+ALTER TABLE pgautomate.lead_stages DROP COLUMN moved_from;
+ALTER TABLE pgautomate.triggers DROP COLUMN pipeline_id;
 DROP TABLE pgautomate.replies;
 ALTER TABLE pgautomate.object_types
     DROP COLUMN reply_when, DROP COLUMN reply_lead, DROP COLUMN reply_contact, DROP COLUMN reply_channel;
