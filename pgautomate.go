@@ -110,6 +110,9 @@ type Config struct {
 	SpillDir string
 	// Poll is how often the scheduler looks for what became due; default 50 ms.
 	Poll time.Duration
+	// AskEvery is how often the queries of wait_until actions are asked that no
+	// trigger can have; default 30 s.
+	AskEvery time.Duration
 }
 
 // Part is a part of the engine that a process may run by itself. Several
@@ -197,14 +200,17 @@ func New(ctx context.Context, cfg Config) (*Engine, error) {
 	}
 	e.queries = &catalog.Queries{Catalog: e.catalog, Pool: e.pool}
 	e.runs = &scheduler.Runs{Pool: e.pool}
-	e.waits = &scheduler.Waits{Pool: e.pool, Changed: func() { e.scheduler.Wake() }}
+	e.waits = &scheduler.Waits{
+		Pool: e.pool, Changed: func() { e.scheduler.Wake() }, Logger: cfg.Logger,
+		CanFire: e.canFire, Meeting: e.meeting, AskEvery: cfg.AskEvery,
+	}
 	e.registry, err = jobs.Defaults(jobs.Config{
 		SMTP:    jobs.SMTP{URL: cfg.SMTPURL, From: cfg.EmailFrom},
 		Webhook: jobs.Webhook{Secret: cfg.WebhookSecret, Allow: cfg.WebhookAllow},
 		Store:   &scheduler.Store{Rows: e.catalog},
 		Queries: e.queries,
-		Replies: e.waits,
-		Logger:  cfg.Logger,
+		Replies: e.waits, Awaiting: e.waits,
+		Logger: cfg.Logger,
 	})
 	if err != nil {
 		return nil, err
@@ -504,6 +510,7 @@ func (e *Engine) Run(ctx context.Context) error {
 	}
 	if e.cfg.has(SchedulerPart) {
 		group.Go(func() error { return e.scheduler.Run(parts) })
+		group.Go(func() error { e.waits.Tend(parts); return nil })
 	}
 	if e.cfg.has(WorkersPart) {
 		group.Go(func() error { e.backfills.Run(parts); return nil })

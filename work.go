@@ -19,6 +19,7 @@ import (
 	"github.com/pgautomate/pgautomate/internal/failpoint"
 	"github.com/pgautomate/pgautomate/jobs"
 	"github.com/pgautomate/pgautomate/scheduler"
+	"github.com/pgautomate/pgautomate/trigger"
 )
 
 type firingKey struct {
@@ -45,27 +46,75 @@ func (e *Engine) insertFiringActions(ctx context.Context, q *dbq.Queries, keys [
 	e.scheduler.Wake()
 	answers := make([]error, len(keys))
 	if len(inserted) == len(keys) {
-		return answers, nil // no goal among them
-	}
-	goals, err := q.GoalsMet(ctx, dbq.GoalsMetParams(p))
-	if err != nil {
-		return nil, fmt.Errorf("goals: %w", err)
-	}
-	if len(goals) == 0 {
-		return answers, nil
-	}
-	runs := make([]scheduler.Run, len(goals))
-	for i, g := range goals {
-		runs[i] = scheduler.Run{Organization: g.OrganizationID, Lead: g.LeadID, Pipeline: g.PipelineID, Goal: true, At: g.CommittedAt}
+		return answers, nil // no goal among them, nothing waited for
 	}
 	bad := map[int64]error{}
-	for i, err := range e.runs.End(ctx, runs) {
-		bad[goals[i].ID] = err
+	if err := e.endMet(ctx, q, p, bad); err != nil {
+		return nil, err
+	}
+	if err := e.wakeMet(ctx, q, p, bad); err != nil {
+		return nil, err
 	}
 	for i, k := range keys {
 		answers[i] = bad[k.id]
 	}
 	return answers, nil
+}
+
+// endMet ends the runs whose goals these firings are.
+func (e *Engine) endMet(ctx context.Context, q *dbq.Queries, p dbq.InsertFiringActionsParams, bad map[int64]error) error {
+	goals, err := q.GoalsMet(ctx, dbq.GoalsMetParams(p))
+	if err != nil || len(goals) == 0 {
+		return err
+	}
+	runs := make([]scheduler.Run, len(goals))
+	for i, g := range goals {
+		runs[i] = scheduler.Run{Organization: g.OrganizationID, Lead: g.LeadID, Pipeline: g.PipelineID, Goal: true, At: g.CommittedAt}
+	}
+	for i, err := range e.runs.End(ctx, runs) {
+		bad[goals[i].ID] = err
+	}
+	return nil
+}
+
+// wakeMet wakes the waits for what these firings say.
+func (e *Engine) wakeMet(ctx context.Context, q *dbq.Queries, p dbq.InsertFiringActionsParams, bad map[int64]error) error {
+	met, err := q.AwaitedMet(ctx, dbq.AwaitedMetParams(p))
+	if err != nil || len(met) == 0 {
+		return err
+	}
+	list := make([]scheduler.Met, len(met))
+	for i, m := range met {
+		list[i] = scheduler.Met{Organization: m.OrganizationID, ObjectType: m.ObjectType, Lead: m.LeadID, Awaited: m.Awaited, At: m.CommittedAt}
+	}
+	answers, err := e.waits.WakeMet(ctx, list)
+	if err != nil {
+		return err
+	}
+	for i, err := range answers {
+		bad[met[i].ID] = err
+	}
+	return nil
+}
+
+// canFire says whether a trigger can have a query.
+func (e *Engine) canFire(ctx context.Context, objectType string, query json.RawMessage, where *time.Location) (bool, error) {
+	schemas, err := e.catalog.Schemas(ctx)
+	if err != nil {
+		return false, err
+	}
+	return schemas(objectType) != nil && trigger.Check(query, objectType, schemas, where) == nil, nil
+}
+
+// meeting gives those of the objects that meet a query now.
+func (e *Engine) meeting(ctx context.Context, organization, objectType string, query json.RawMessage, ids []string, now time.Time) (map[string]bool, error) {
+	s, err := e.catalog.Snapshot(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return s.Meeting(ctx, e.pool, objectType, query, ids, trigger.SQLOptions{
+		Location: e.zones.Location(organization), Now: now, Organization: organization,
+	}, 30*time.Second)
 }
 
 // goalMet says whether the lead whose run begins with an action meets its

@@ -20,6 +20,8 @@ type Config struct {
 	Queries Queries
 	// Replies knows the leads' replies, for wait_for_reply.
 	Replies Replies
+	// Awaiting looks after what wait_until waits for.
+	Awaiting Awaiting
 	// Logger gets the messages of log actions, at debug. Default slog.Default().
 	Logger *slog.Logger
 }
@@ -67,6 +69,7 @@ func Defaults(cfg Config) (*Registry, error) {
 		{"webhook", webhook, WithParams([]string{"url"}, "method", "headers", "body")},
 		{"wait", waitHandler{}, WithParams(nil, "for", "until", "window")},
 		{"wait_for_reply", replyHandler{cfg.Store, cfg.Replies}, WithParams([]string{"timeout"}, "channel", "contact", "on_reply", "on_timeout")},
+		{"wait_until", untilHandler{cfg.Store, cfg.Queries, cfg.Awaiting}, WithParams([]string{"query", "timeout"}, "on_match", "on_timeout")},
 		{"branch", branchHandler{cfg.Store, cfg.Queries}, WithParams([]string{"arms"}, "else")},
 		{"move", newMove(cfg.Store), WithParams([]string{"stage"}, "pipeline", "restart")},
 		{"exit", newExit(cfg.Store), WithParams(nil, "reason")},

@@ -67,7 +67,7 @@ func TestDefaults(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := []string{"branch", "email", "enter_stage", "exit", "insert_row", "log", "move", "update_row", "wait", "wait_for_reply", "webhook"}
+	want := []string{"branch", "email", "enter_stage", "exit", "insert_row", "log", "move", "update_row", "wait", "wait_for_reply", "wait_until", "webhook"}
 	if d := cmp.Diff(want, r.Types()); d != "" {
 		t.Error(d)
 	}

@@ -29,7 +29,7 @@ DELETE FROM pgautomate.triggers
 -- name: ApiListTriggers :many
 -- By triggers_organization_idx.
 SELECT * FROM pgautomate.triggers
- WHERE organization_id = @organization_id AND id > @after_id
+ WHERE organization_id = @organization_id AND id > @after_id AND awaited_id IS NULL
    AND (object_type = sqlc.narg(object_type) OR sqlc.narg(object_type) IS NULL)
    AND (status = sqlc.narg(status) OR sqlc.narg(status) IS NULL)
  ORDER BY organization_id, id
@@ -38,7 +38,7 @@ SELECT * FROM pgautomate.triggers
 -- name: ApiListAllTriggers :many
 -- By triggers_pkey.
 SELECT * FROM pgautomate.triggers
- WHERE id > @after_id
+ WHERE id > @after_id AND awaited_id IS NULL
    AND (object_type = sqlc.narg(object_type) OR sqlc.narg(object_type) IS NULL)
    AND (status = sqlc.narg(status) OR sqlc.narg(status) IS NULL)
  ORDER BY id

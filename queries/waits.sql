@@ -75,3 +75,80 @@ UPDATE pgautomate.lead_stage_actions a
 DELETE FROM pgautomate.replies WHERE id = ANY (ARRAY(
     SELECT r.id FROM pgautomate.replies r WHERE r.committed_at < now() - make_interval(secs => @older_than_seconds)
      ORDER BY r.committed_at LIMIT @most::bigint FOR UPDATE SKIP LOCKED));
+
+-- What a wait_until waits for. awaited_query_idx.
+-- name: FindAwaited :one
+SELECT a.id, a.used_until, (a.created_at > now() - interval '10 seconds')::boolean AS fresh
+  FROM pgautomate.awaited a
+ WHERE a.organization_id = @organization_id AND a.object_type = @object_type AND md5(a.query::text) = md5((@query::jsonb)::text);
+
+-- name: PutAwaited :one
+INSERT INTO pgautomate.awaited AS a (organization_id, object_type, query, used_until)
+VALUES (@organization_id, @object_type, @query, @used_until)
+ON CONFLICT (organization_id, object_type, md5(query::text)) DO UPDATE SET used_until = greatest(a.used_until, excluded.used_until)
+RETURNING a.id, (a.created_at > now() - interval '10 seconds')::boolean AS fresh, (xmax = 0)::boolean AS inserted;
+
+-- name: PutAwaitedTrigger :exec
+INSERT INTO pgautomate.triggers (organization_id, name, object_type, query, action_type, action_params, awaited_id)
+VALUES (@organization_id, format('wait_until %s', @awaited_id::bigint), @object_type, @query, 'wake', jsonb_build_object('awaited', @awaited_id), @awaited_id);
+
+-- The firings among these that waits wait for. Primary keys.
+-- name: AwaitedMet :many
+SELECT f.id, f.organization_id, f.object_type, f.object_id AS lead_id, (v.action_params ->> 'awaited')::text AS awaited, f.committed_at
+  FROM (SELECT unnest(@ids::bigint[]) AS id, unnest(@committed_ats::timestamptz[]) AS committed_at) w
+  JOIN pgautomate.trigger_firings f ON f.id = w.id AND f.committed_at = w.committed_at
+  JOIN pgautomate.trigger_versions v ON v.trigger_id = f.trigger_id AND v.version = f.trigger_version AND v.action_type = 'wake'
+ WHERE v.action_params ? 'awaited'
+ ORDER BY f.id;
+
+-- Of the leads that came to meet what they waited for, one of these each, with the
+-- time of the commit. lead_stage_actions_lead_idx.
+-- name: UntilsBeingLookedAt :many
+SELECT DISTINCT w.place::bigint AS place
+  FROM (SELECT unnest(@places::bigint[]) AS place, unnest(@organization_ids::text[]) AS organization_id,
+               unnest(@object_types::text[]) AS object_type, unnest(@lead_ids::text[]) AS lead_id) w
+  JOIN pgautomate.lead_stage_actions a ON a.organization_id = w.organization_id AND a.lead_id = w.lead_id AND a.object_type = w.object_type
+   AND a.action_type = 'wait_until' AND a.status = 'running';
+
+-- name: WakeUntils :many
+WITH met AS MATERIALIZED (
+    SELECT unnest(@places::bigint[]) AS place, unnest(@organization_ids::text[]) AS organization_id, unnest(@object_types::text[]) AS object_type,
+           unnest(@lead_ids::text[]) AS lead_id, unnest(@awaited::text[]) AS awaited, unnest(@ats::timestamptz[]) AS at
+), parked AS MATERIALIZED (
+    SELECT a.id, met.place, met.at FROM met
+      JOIN pgautomate.lead_stage_actions a ON a.organization_id = met.organization_id AND a.lead_id = met.lead_id AND a.object_type = met.object_type
+     WHERE a.action_type = 'wait_until' AND a.status = 'delayed' AND a.result ->> 'awaited' = met.awaited
+       AND (a.result -> 'woken' IS NULL OR (a.result ->> 'woken')::timestamptz < met.at)
+), free AS MATERIALIZED (
+    SELECT a.id FROM pgautomate.lead_stage_actions a
+     WHERE a.id IN (SELECT parked.id FROM parked) AND a.status = 'delayed' FOR UPDATE SKIP LOCKED
+), woken AS (
+    UPDATE pgautomate.lead_stage_actions a
+       SET perform_at = clock_timestamp(), result = a.result || jsonb_build_object('woken', p.at)
+      FROM free JOIN (SELECT parked.id, max(parked.at) AS at FROM parked GROUP BY parked.id) p ON p.id = free.id
+     WHERE a.id = free.id
+    RETURNING a.id, a.organization_id
+), signal AS (
+    INSERT INTO pgautomate.due_signals (organization_id, action_type, perform_at)
+    SELECT DISTINCT woken.organization_id, 'wait_until', clock_timestamp() FROM woken
+)
+SELECT parked.place::bigint AS place, (parked.id IN (SELECT woken.id FROM woken))::boolean AS woken FROM parked;
+
+-- Queries that no trigger sees to, to be asked again now. Few rows.
+-- name: AwaitedToAsk :many
+UPDATE pgautomate.awaited SET next_at = now() + make_interval(secs => @every_seconds) WHERE id = ANY (ARRAY(
+    SELECT a.id FROM pgautomate.awaited a
+      LEFT JOIN pgautomate.triggers t ON t.awaited_id = a.id
+     WHERE a.next_at <= now() AND (t.id IS NULL OR t.status <> 'active')
+     ORDER BY a.next_at LIMIT @most::bigint FOR UPDATE OF a SKIP LOCKED))
+RETURNING id, organization_id, object_type, query;
+
+-- Who waits for a query, by lead_stage_actions_awaited_idx.
+-- name: WaitersFor :many
+SELECT a.id, a.lead_id FROM pgautomate.lead_stage_actions a
+ WHERE a.result ->> 'awaited' = @awaited::text AND a.status = 'delayed' AND a.action_type = 'wait_until' AND a.id > @after_id
+ ORDER BY a.id LIMIT @most::bigint;
+
+-- name: DeleteUnusedAwaited :execrows
+DELETE FROM pgautomate.awaited WHERE id = ANY (ARRAY(
+    SELECT a.id FROM pgautomate.awaited a WHERE a.used_until < now() - interval '1 day' LIMIT 1000 FOR UPDATE SKIP LOCKED));

@@ -2,8 +2,10 @@ package scheduler
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -25,6 +27,14 @@ type Waits struct {
 	Pool *pgxpool.Pool
 	// Changed is called when something became due.
 	Changed func()
+	Logger  *slog.Logger
+
+	// CanFire says whether a trigger can have a query.
+	CanFire func(ctx context.Context, objectType string, query json.RawMessage, where *time.Location) (bool, error)
+	// Meeting gives those of the objects that meet a query.
+	Meeting func(ctx context.Context, organization, objectType string, query json.RawMessage, ids []string, now time.Time) (map[string]bool, error)
+	// AskEvery is how often queries that no trigger can have are asked; default 30 s.
+	AskEvery time.Duration
 }
 
 // ErrLookAgain says that a wait may have missed its waker, who must come again soon.

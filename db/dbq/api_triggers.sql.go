@@ -30,7 +30,7 @@ func (q *Queries) ApiDeleteTrigger(ctx context.Context, arg ApiDeleteTriggerPara
 }
 
 const apiGetTrigger = `-- name: ApiGetTrigger :one
-SELECT id, organization_id, name, object_type, query, action_type, action_params, status, error, version, created_at, updated_at, before_query, extra_filter, pipeline_id FROM pgautomate.triggers
+SELECT id, organization_id, name, object_type, query, action_type, action_params, status, error, version, created_at, updated_at, before_query, extra_filter, pipeline_id, awaited_id FROM pgautomate.triggers
  WHERE id = $1 AND (organization_id = $2 OR $2 IS NULL)
 `
 
@@ -59,6 +59,7 @@ func (q *Queries) ApiGetTrigger(ctx context.Context, arg ApiGetTriggerParams) (P
 		&i.BeforeQuery,
 		&i.ExtraFilter,
 		&i.PipelineID,
+		&i.AwaitedID,
 	)
 	return i, err
 }
@@ -66,7 +67,7 @@ func (q *Queries) ApiGetTrigger(ctx context.Context, arg ApiGetTriggerParams) (P
 const apiInsertTrigger = `-- name: ApiInsertTrigger :one
 INSERT INTO pgautomate.triggers (organization_id, name, object_type, query, before_query, extra_filter, action_type, action_params, status)
 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)
-RETURNING id, organization_id, name, object_type, query, action_type, action_params, status, error, version, created_at, updated_at, before_query, extra_filter, pipeline_id
+RETURNING id, organization_id, name, object_type, query, action_type, action_params, status, error, version, created_at, updated_at, before_query, extra_filter, pipeline_id, awaited_id
 `
 
 type ApiInsertTriggerParams struct {
@@ -110,13 +111,14 @@ func (q *Queries) ApiInsertTrigger(ctx context.Context, arg ApiInsertTriggerPara
 		&i.BeforeQuery,
 		&i.ExtraFilter,
 		&i.PipelineID,
+		&i.AwaitedID,
 	)
 	return i, err
 }
 
 const apiListAllTriggers = `-- name: ApiListAllTriggers :many
-SELECT id, organization_id, name, object_type, query, action_type, action_params, status, error, version, created_at, updated_at, before_query, extra_filter, pipeline_id FROM pgautomate.triggers
- WHERE id > $1
+SELECT id, organization_id, name, object_type, query, action_type, action_params, status, error, version, created_at, updated_at, before_query, extra_filter, pipeline_id, awaited_id FROM pgautomate.triggers
+ WHERE id > $1 AND awaited_id IS NULL
    AND (object_type = $2 OR $2 IS NULL)
    AND (status = $3 OR $3 IS NULL)
  ORDER BY id
@@ -161,6 +163,7 @@ func (q *Queries) ApiListAllTriggers(ctx context.Context, arg ApiListAllTriggers
 			&i.BeforeQuery,
 			&i.ExtraFilter,
 			&i.PipelineID,
+			&i.AwaitedID,
 		); err != nil {
 			return nil, err
 		}
@@ -257,8 +260,8 @@ func (q *Queries) ApiListFirings(ctx context.Context, arg ApiListFiringsParams) 
 }
 
 const apiListTriggers = `-- name: ApiListTriggers :many
-SELECT id, organization_id, name, object_type, query, action_type, action_params, status, error, version, created_at, updated_at, before_query, extra_filter, pipeline_id FROM pgautomate.triggers
- WHERE organization_id = $1 AND id > $2
+SELECT id, organization_id, name, object_type, query, action_type, action_params, status, error, version, created_at, updated_at, before_query, extra_filter, pipeline_id, awaited_id FROM pgautomate.triggers
+ WHERE organization_id = $1 AND id > $2 AND awaited_id IS NULL
    AND (object_type = $3 OR $3 IS NULL)
    AND (status = $4 OR $4 IS NULL)
  ORDER BY organization_id, id
@@ -305,6 +308,7 @@ func (q *Queries) ApiListTriggers(ctx context.Context, arg ApiListTriggersParams
 			&i.BeforeQuery,
 			&i.ExtraFilter,
 			&i.PipelineID,
+			&i.AwaitedID,
 		); err != nil {
 			return nil, err
 		}
@@ -335,7 +339,7 @@ UPDATE pgautomate.triggers
    SET name = $1, object_type = $2, query = $3, before_query = $4, extra_filter = $5,
        action_type = $6, action_params = $7, status = coalesce($8, status)
  WHERE id = $9 AND version = $10
-RETURNING id, organization_id, name, object_type, query, action_type, action_params, status, error, version, created_at, updated_at, before_query, extra_filter, pipeline_id
+RETURNING id, organization_id, name, object_type, query, action_type, action_params, status, error, version, created_at, updated_at, before_query, extra_filter, pipeline_id, awaited_id
 `
 
 type ApiUpdateTriggerParams struct {
@@ -382,6 +386,7 @@ func (q *Queries) ApiUpdateTrigger(ctx context.Context, arg ApiUpdateTriggerPara
 		&i.BeforeQuery,
 		&i.ExtraFilter,
 		&i.PipelineID,
+		&i.AwaitedID,
 	)
 	return i, err
 }

@@ -182,7 +182,7 @@ SELECT f.organization_id, f.object_id, v.action_type, v.action_params,
   FROM (SELECT unnest($1::bigint[]) AS id, unnest($2::timestamptz[]) AS committed_at) w
   JOIN pgautomate.trigger_firings f ON f.id = w.id AND f.committed_at = w.committed_at
   JOIN pgautomate.trigger_versions v ON v.trigger_id = f.trigger_id AND v.version = f.trigger_version
- WHERE NOT (v.action_type = 'goal' AND v.action_params ? 'pipeline_id')
+ WHERE NOT (v.action_type = 'goal' AND v.action_params ? 'pipeline_id' OR v.action_type = 'wake' AND v.action_params ? 'awaited')
  ORDER BY f.id
 ON CONFLICT (firing_id) WHERE firing_id IS NOT NULL DO NOTHING
 RETURNING id, firing_id
@@ -199,7 +199,7 @@ type InsertFiringActionsRow struct {
 }
 
 // Firings become their triggers' own actions, in no pipeline; those of goals end
-// runs instead (GoalsMet). A second carrier of a firing changes nothing:
+// runs instead (GoalsMet), those of waits wake them (AwaitedMet). A second carrier of a firing changes nothing:
 // lead_stage_actions_firing_idx.
 func (q *Queries) InsertFiringActions(ctx context.Context, arg InsertFiringActionsParams) ([]InsertFiringActionsRow, error) {
 	rows, err := q.db.Query(ctx, insertFiringActions, arg.Ids, arg.CommittedAts)

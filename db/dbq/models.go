@@ -74,6 +74,8 @@ type PgautomateTrigger struct {
 	ExtraFilter json.RawMessage
 	// The pipeline whose goal this is: change it there. Who comes to meet it leaves that pipeline. NULL: a trigger of its own.
 	PipelineID *int64
+	// What wait_until actions wait for, for which the engine made this trigger. NULL: a trigger of its own.
+	AwaitedID *int64
 }
 
 // Triggers fired for the objects that match at one moment. To stop one: UPDATE … SET status = 'canceled'.

@@ -7,8 +7,107 @@ package dbq
 
 import (
 	"context"
+	"encoding/json"
 	"time"
 )
+
+const awaitedMet = `-- name: AwaitedMet :many
+SELECT f.id, f.organization_id, f.object_type, f.object_id AS lead_id, (v.action_params ->> 'awaited')::text AS awaited, f.committed_at
+  FROM (SELECT unnest($1::bigint[]) AS id, unnest($2::timestamptz[]) AS committed_at) w
+  JOIN pgautomate.trigger_firings f ON f.id = w.id AND f.committed_at = w.committed_at
+  JOIN pgautomate.trigger_versions v ON v.trigger_id = f.trigger_id AND v.version = f.trigger_version AND v.action_type = 'wake'
+ WHERE v.action_params ? 'awaited'
+ ORDER BY f.id
+`
+
+type AwaitedMetParams struct {
+	Ids          []int64
+	CommittedAts []time.Time
+}
+
+type AwaitedMetRow struct {
+	ID             int64
+	OrganizationID string
+	ObjectType     string
+	LeadID         string
+	Awaited        string
+	CommittedAt    time.Time
+}
+
+// The firings among these that waits wait for. Primary keys.
+func (q *Queries) AwaitedMet(ctx context.Context, arg AwaitedMetParams) ([]AwaitedMetRow, error) {
+	rows, err := q.db.Query(ctx, awaitedMet, arg.Ids, arg.CommittedAts)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []AwaitedMetRow
+	for rows.Next() {
+		var i AwaitedMetRow
+		if err := rows.Scan(
+			&i.ID,
+			&i.OrganizationID,
+			&i.ObjectType,
+			&i.LeadID,
+			&i.Awaited,
+			&i.CommittedAt,
+		); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
+const awaitedToAsk = `-- name: AwaitedToAsk :many
+UPDATE pgautomate.awaited SET next_at = now() + make_interval(secs => $1) WHERE id = ANY (ARRAY(
+    SELECT a.id FROM pgautomate.awaited a
+      LEFT JOIN pgautomate.triggers t ON t.awaited_id = a.id
+     WHERE a.next_at <= now() AND (t.id IS NULL OR t.status <> 'active')
+     ORDER BY a.next_at LIMIT $2::bigint FOR UPDATE OF a SKIP LOCKED))
+RETURNING id, organization_id, object_type, query
+`
+
+type AwaitedToAskParams struct {
+	EverySeconds float64
+	Most         int64
+}
+
+type AwaitedToAskRow struct {
+	ID             int64
+	OrganizationID string
+	ObjectType     string
+	Query          json.RawMessage
+}
+
+// Queries that no trigger sees to, to be asked again now. Few rows.
+func (q *Queries) AwaitedToAsk(ctx context.Context, arg AwaitedToAskParams) ([]AwaitedToAskRow, error) {
+	rows, err := q.db.Query(ctx, awaitedToAsk, arg.EverySeconds, arg.Most)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []AwaitedToAskRow
+	for rows.Next() {
+		var i AwaitedToAskRow
+		if err := rows.Scan(
+			&i.ID,
+			&i.OrganizationID,
+			&i.ObjectType,
+			&i.Query,
+		); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
 
 const deleteOldReplies = `-- name: DeleteOldReplies :execrows
 DELETE FROM pgautomate.replies WHERE id = ANY (ARRAY(
@@ -28,6 +127,45 @@ func (q *Queries) DeleteOldReplies(ctx context.Context, arg DeleteOldRepliesPara
 		return 0, err
 	}
 	return result.RowsAffected(), nil
+}
+
+const deleteUnusedAwaited = `-- name: DeleteUnusedAwaited :execrows
+DELETE FROM pgautomate.awaited WHERE id = ANY (ARRAY(
+    SELECT a.id FROM pgautomate.awaited a WHERE a.used_until < now() - interval '1 day' LIMIT 1000 FOR UPDATE SKIP LOCKED))
+`
+
+func (q *Queries) DeleteUnusedAwaited(ctx context.Context) (int64, error) {
+	result, err := q.db.Exec(ctx, deleteUnusedAwaited)
+	if err != nil {
+		return 0, err
+	}
+	return result.RowsAffected(), nil
+}
+
+const findAwaited = `-- name: FindAwaited :one
+SELECT a.id, a.used_until, (a.created_at > now() - interval '10 seconds')::boolean AS fresh
+  FROM pgautomate.awaited a
+ WHERE a.organization_id = $1 AND a.object_type = $2 AND md5(a.query::text) = md5(($3::jsonb)::text)
+`
+
+type FindAwaitedParams struct {
+	OrganizationID string
+	ObjectType     string
+	Query          json.RawMessage
+}
+
+type FindAwaitedRow struct {
+	ID        int64
+	UsedUntil time.Time
+	Fresh     bool
+}
+
+// What a wait_until waits for. awaited_query_idx.
+func (q *Queries) FindAwaited(ctx context.Context, arg FindAwaitedParams) (FindAwaitedRow, error) {
+	row := q.db.QueryRow(ctx, findAwaited, arg.OrganizationID, arg.ObjectType, arg.Query)
+	var i FindAwaitedRow
+	err := row.Scan(&i.ID, &i.UsedUntil, &i.Fresh)
+	return i, err
 }
 
 const findReply = `-- name: FindReply :one
@@ -142,6 +280,60 @@ func (q *Queries) NoteLateReplies(ctx context.Context, arg NoteLateRepliesParams
 	return err
 }
 
+const putAwaited = `-- name: PutAwaited :one
+INSERT INTO pgautomate.awaited AS a (organization_id, object_type, query, used_until)
+VALUES ($1, $2, $3, $4)
+ON CONFLICT (organization_id, object_type, md5(query::text)) DO UPDATE SET used_until = greatest(a.used_until, excluded.used_until)
+RETURNING a.id, (a.created_at > now() - interval '10 seconds')::boolean AS fresh, (xmax = 0)::boolean AS inserted
+`
+
+type PutAwaitedParams struct {
+	OrganizationID string
+	ObjectType     string
+	Query          json.RawMessage
+	UsedUntil      time.Time
+}
+
+type PutAwaitedRow struct {
+	ID       int64
+	Fresh    bool
+	Inserted bool
+}
+
+func (q *Queries) PutAwaited(ctx context.Context, arg PutAwaitedParams) (PutAwaitedRow, error) {
+	row := q.db.QueryRow(ctx, putAwaited,
+		arg.OrganizationID,
+		arg.ObjectType,
+		arg.Query,
+		arg.UsedUntil,
+	)
+	var i PutAwaitedRow
+	err := row.Scan(&i.ID, &i.Fresh, &i.Inserted)
+	return i, err
+}
+
+const putAwaitedTrigger = `-- name: PutAwaitedTrigger :exec
+INSERT INTO pgautomate.triggers (organization_id, name, object_type, query, action_type, action_params, awaited_id)
+VALUES ($1, format('wait_until %s', $2::bigint), $3, $4, 'wake', jsonb_build_object('awaited', $2), $2)
+`
+
+type PutAwaitedTriggerParams struct {
+	OrganizationID string
+	AwaitedID      *int64
+	ObjectType     string
+	Query          json.RawMessage
+}
+
+func (q *Queries) PutAwaitedTrigger(ctx context.Context, arg PutAwaitedTriggerParams) error {
+	_, err := q.db.Exec(ctx, putAwaitedTrigger,
+		arg.OrganizationID,
+		arg.AwaitedID,
+		arg.ObjectType,
+		arg.Query,
+	)
+	return err
+}
+
 const replySince = `-- name: ReplySince :one
 
 SELECT coalesce((SELECT b.started_at FROM pgautomate.lead_stage_actions b
@@ -163,6 +355,86 @@ func (q *Queries) ReplySince(ctx context.Context, arg ReplySinceParams) (time.Ti
 	var since time.Time
 	err := row.Scan(&since)
 	return since, err
+}
+
+const untilsBeingLookedAt = `-- name: UntilsBeingLookedAt :many
+SELECT DISTINCT w.place::bigint AS place
+  FROM (SELECT unnest($1::bigint[]) AS place, unnest($2::text[]) AS organization_id,
+               unnest($3::text[]) AS object_type, unnest($4::text[]) AS lead_id) w
+  JOIN pgautomate.lead_stage_actions a ON a.organization_id = w.organization_id AND a.lead_id = w.lead_id AND a.object_type = w.object_type
+   AND a.action_type = 'wait_until' AND a.status = 'running'
+`
+
+type UntilsBeingLookedAtParams struct {
+	Places          []int64
+	OrganizationIds []string
+	ObjectTypes     []string
+	LeadIds         []string
+}
+
+// Of the leads that came to meet what they waited for, one of these each, with the
+// time of the commit. lead_stage_actions_lead_idx.
+func (q *Queries) UntilsBeingLookedAt(ctx context.Context, arg UntilsBeingLookedAtParams) ([]int64, error) {
+	rows, err := q.db.Query(ctx, untilsBeingLookedAt,
+		arg.Places,
+		arg.OrganizationIds,
+		arg.ObjectTypes,
+		arg.LeadIds,
+	)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []int64
+	for rows.Next() {
+		var place int64
+		if err := rows.Scan(&place); err != nil {
+			return nil, err
+		}
+		items = append(items, place)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
+const waitersFor = `-- name: WaitersFor :many
+SELECT a.id, a.lead_id FROM pgautomate.lead_stage_actions a
+ WHERE a.result ->> 'awaited' = $1::text AND a.status = 'delayed' AND a.action_type = 'wait_until' AND a.id > $2
+ ORDER BY a.id LIMIT $3::bigint
+`
+
+type WaitersForParams struct {
+	Awaited string
+	AfterID int64
+	Most    int64
+}
+
+type WaitersForRow struct {
+	ID     int64
+	LeadID string
+}
+
+// Who waits for a query, by lead_stage_actions_awaited_idx.
+func (q *Queries) WaitersFor(ctx context.Context, arg WaitersForParams) ([]WaitersForRow, error) {
+	rows, err := q.db.Query(ctx, waitersFor, arg.Awaited, arg.AfterID, arg.Most)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []WaitersForRow
+	for rows.Next() {
+		var i WaitersForRow
+		if err := rows.Scan(&i.ID, &i.LeadID); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
 }
 
 const waitsBeingLookedAt = `-- name: WaitsBeingLookedAt :one
@@ -190,6 +462,72 @@ func (q *Queries) WaitsBeingLookedAt(ctx context.Context, arg WaitsBeingLookedAt
 	var count int64
 	err := row.Scan(&count)
 	return count, err
+}
+
+const wakeUntils = `-- name: WakeUntils :many
+WITH met AS MATERIALIZED (
+    SELECT unnest($1::bigint[]) AS place, unnest($2::text[]) AS organization_id, unnest($3::text[]) AS object_type,
+           unnest($4::text[]) AS lead_id, unnest($5::text[]) AS awaited, unnest($6::timestamptz[]) AS at
+), parked AS MATERIALIZED (
+    SELECT a.id, met.place, met.at FROM met
+      JOIN pgautomate.lead_stage_actions a ON a.organization_id = met.organization_id AND a.lead_id = met.lead_id AND a.object_type = met.object_type
+     WHERE a.action_type = 'wait_until' AND a.status = 'delayed' AND a.result ->> 'awaited' = met.awaited
+       AND (a.result -> 'woken' IS NULL OR (a.result ->> 'woken')::timestamptz < met.at)
+), free AS MATERIALIZED (
+    SELECT a.id FROM pgautomate.lead_stage_actions a
+     WHERE a.id IN (SELECT parked.id FROM parked) AND a.status = 'delayed' FOR UPDATE SKIP LOCKED
+), woken AS (
+    UPDATE pgautomate.lead_stage_actions a
+       SET perform_at = clock_timestamp(), result = a.result || jsonb_build_object('woken', p.at)
+      FROM free JOIN (SELECT parked.id, max(parked.at) AS at FROM parked GROUP BY parked.id) p ON p.id = free.id
+     WHERE a.id = free.id
+    RETURNING a.id, a.organization_id
+), signal AS (
+    INSERT INTO pgautomate.due_signals (organization_id, action_type, perform_at)
+    SELECT DISTINCT woken.organization_id, 'wait_until', clock_timestamp() FROM woken
+)
+SELECT parked.place::bigint AS place, (parked.id IN (SELECT woken.id FROM woken))::boolean AS woken FROM parked
+`
+
+type WakeUntilsParams struct {
+	Places          []int64
+	OrganizationIds []string
+	ObjectTypes     []string
+	LeadIds         []string
+	Awaited         []string
+	Ats             []time.Time
+}
+
+type WakeUntilsRow struct {
+	Place int64
+	Woken bool
+}
+
+func (q *Queries) WakeUntils(ctx context.Context, arg WakeUntilsParams) ([]WakeUntilsRow, error) {
+	rows, err := q.db.Query(ctx, wakeUntils,
+		arg.Places,
+		arg.OrganizationIds,
+		arg.ObjectTypes,
+		arg.LeadIds,
+		arg.Awaited,
+		arg.Ats,
+	)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []WakeUntilsRow
+	for rows.Next() {
+		var i WakeUntilsRow
+		if err := rows.Scan(&i.Place, &i.Woken); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
 }
 
 const wakeWaits = `-- name: WakeWaits :one

@@ -1,4 +1,4 @@
--- What ends runs and waits: replies, goals. Locks: ACCESS EXCLUSIVE on
+-- What ends runs and waits: replies, goals, queries. Locks: ACCESS EXCLUSIVE on
 -- object_types, triggers, lead_stages and lead_stage_actions, for a moment.
 
 -- +goose Up
@@ -71,7 +71,33 @@ END $$;
 CREATE TRIGGER pipelines_after_goal AFTER INSERT OR UPDATE OF goal, name, object_type, organization_id ON pgautomate.pipelines
     FOR EACH ROW EXECUTE FUNCTION pgautomate.pipelines_after_goal();
 
--- A goal's trigger is its pipeline's: who writes it directly is told where to.
+-- What wait_until waits for: each query once, however many leads wait for it. A
+-- trigger sees to it where the query can be one; else it is asked again and again,
+-- of all who wait.
+CREATE TABLE pgautomate.awaited (
+    id              bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    organization_id text NOT NULL,
+    object_type     text NOT NULL,
+    query           jsonb NOT NULL,
+    used_until      timestamptz NOT NULL,
+    next_at         timestamptz NOT NULL DEFAULT now(),
+    created_at      timestamptz NOT NULL DEFAULT clock_timestamp()
+);
+CREATE UNIQUE INDEX awaited_query_idx ON pgautomate.awaited (organization_id, object_type, md5(query::text));
+COMMENT ON TABLE pgautomate.awaited IS 'Queries that wait_until actions wait for, each with a trigger (triggers.awaited_id) where it can be one.';
+COMMENT ON COLUMN pgautomate.awaited.id IS 'Waits name it in their result.';
+COMMENT ON COLUMN pgautomate.awaited.organization_id IS 'The organization of the waits.';
+COMMENT ON COLUMN pgautomate.awaited.object_type IS 'What the query is asked of.';
+COMMENT ON COLUMN pgautomate.awaited.query IS 'The query.';
+COMMENT ON COLUMN pgautomate.awaited.used_until IS 'When the last wait for it is over; a day later it is deleted, with its trigger.';
+COMMENT ON COLUMN pgautomate.awaited.next_at IS 'When it is next asked by SQL, where no trigger sees to it.';
+COMMENT ON COLUMN pgautomate.awaited.created_at IS 'Since when.';
+ALTER TABLE pgautomate.triggers ADD COLUMN awaited_id bigint UNIQUE REFERENCES pgautomate.awaited ON DELETE CASCADE;
+COMMENT ON COLUMN pgautomate.triggers.awaited_id IS 'What wait_until actions wait for, for which the engine made this trigger. NULL: a trigger of its own.';
+CREATE INDEX lead_stage_actions_awaited_idx ON pgautomate.lead_stage_actions ((result ->> 'awaited'), id)
+    WHERE status = 'delayed' AND action_type = 'wait_until';
+
+-- Such triggers are their pipeline's, or the engine's: who writes them directly is told so.
 -- +goose StatementBegin
 CREATE FUNCTION pgautomate.triggers_of_pipelines() RETURNS trigger LANGUAGE plpgsql AS $$
 DECLARE
@@ -81,17 +107,23 @@ BEGIN
     IF TG_OP = 'UPDATE' AND NEW.status <> 'paused' AND to_jsonb(NEW) - own = to_jsonb(OLD) - own THEN
         RETURN NEW;
     END IF;
+    IF pipeline IS NULL THEN
+        RAISE EXCEPTION 'this trigger is the engine''s own, for wait_until actions that wait for its query' USING ERRCODE = 'check_violation';
+    END IF;
     RAISE EXCEPTION 'this trigger is the goal of pipeline %: change pgautomate.pipelines.goal instead', pipeline USING ERRCODE = 'check_violation';
 END $$;
 -- +goose StatementEnd
 CREATE TRIGGER triggers_of_pipelines_insert BEFORE INSERT ON pgautomate.triggers
-    FOR EACH ROW WHEN (NEW.pipeline_id IS NOT NULL AND pg_trigger_depth() = 0)
+    FOR EACH ROW WHEN ((NEW.pipeline_id IS NOT NULL OR NEW.awaited_id IS NOT NULL)
+                       AND pg_trigger_depth() = 0 AND NOT pgautomate.is_engine())
     EXECUTE FUNCTION pgautomate.triggers_of_pipelines();
 CREATE TRIGGER triggers_of_pipelines_update BEFORE UPDATE ON pgautomate.triggers
-    FOR EACH ROW WHEN ((OLD.pipeline_id IS NOT NULL OR NEW.pipeline_id IS NOT NULL) AND pg_trigger_depth() = 0)
+    FOR EACH ROW WHEN (coalesce(OLD.pipeline_id, NEW.pipeline_id, OLD.awaited_id, NEW.awaited_id) IS NOT NULL
+                       AND pg_trigger_depth() = 0 AND NOT pgautomate.is_engine())
     EXECUTE FUNCTION pgautomate.triggers_of_pipelines();
 CREATE TRIGGER triggers_of_pipelines_delete BEFORE DELETE ON pgautomate.triggers
-    FOR EACH ROW WHEN (OLD.pipeline_id IS NOT NULL AND pg_trigger_depth() = 0)
+    FOR EACH ROW WHEN ((OLD.pipeline_id IS NOT NULL OR OLD.awaited_id IS NOT NULL)
+                       AND pg_trigger_depth() = 0 AND NOT pgautomate.is_engine())
     EXECUTE FUNCTION pgautomate.triggers_of_pipelines();
 
 -- As in 00002, and: where a lead was moved from.
@@ -203,7 +235,7 @@ DECLARE
 BEGIN
     FOREACH role IN ARRAY ARRAY['pgautomate_app', 'pgautomate_readonly'] LOOP
         IF EXISTS (SELECT FROM pg_roles WHERE rolname = role) THEN
-            EXECUTE format('GRANT SELECT ON pgautomate.replies TO %I', role);
+            EXECUTE format('GRANT SELECT ON pgautomate.replies, pgautomate.awaited TO %I', role);
         END IF;
     END LOOP;
 END $$;
@@ -310,7 +342,10 @@ DROP TRIGGER triggers_of_pipelines_insert ON pgautomate.triggers;
 DROP TRIGGER triggers_of_pipelines_update ON pgautomate.triggers;
 DROP TRIGGER triggers_of_pipelines_delete ON pgautomate.triggers;
 DROP FUNCTION pgautomate.triggers_of_pipelines();
-DELETE FROM pgautomate.triggers WHERE pipeline_id IS NOT NULL;
+DELETE FROM pgautomate.triggers WHERE pipeline_id IS NOT NULL OR awaited_id IS NOT NULL;
+DROP INDEX pgautomate.lead_stage_actions_awaited_idx;
+ALTER TABLE pgautomate.triggers DROP COLUMN awaited_id;
+DROP TABLE pgautomate.awaited;
 ALTER TABLE pgautomate.lead_stage_actions DROP COLUMN asks_goal;
 ALTER TABLE pgautomate.lead_stages DROP COLUMN moved_from;
 ALTER TABLE pgautomate.triggers DROP COLUMN pipeline_id;
