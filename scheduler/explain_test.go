@@ -201,11 +201,11 @@ func TestNoQueryReadsMoreThanIsDue(t *testing.T) {
 	tick := func() {
 		t.Helper()
 		for {
-			busy, err := s.tick(ctx, capacity)
+			claimed, err := s.Round(ctx, capacity)
 			if err != nil {
 				t.Fatal(err)
 			}
-			if !busy {
+			if claimed == 0 {
 				return
 			}
 		}

@@ -104,7 +104,9 @@ func (s *Scheduler) Run(ctx context.Context) error {
 			}
 		}
 		if err == nil {
-			busy, err = s.tick(ctx, capacity)
+			var claimed int
+			claimed, err = s.Round(ctx, capacity)
+			busy = claimed > 0
 		}
 		wait := s.Poll
 		switch {
@@ -134,27 +136,28 @@ func (s *Scheduler) Run(ctx context.Context) error {
 	}
 }
 
-// tick does one round and says whether the next is worth doing at once.
-func (s *Scheduler) tick(ctx context.Context, capacity map[string]int64) (bool, error) {
+// Round does one round for workers of the capacity that is given, by type, and says how
+// many actions it claimed. Run does this over and over; call it instead of Run, not beside it.
+func (s *Scheduler) Round(ctx context.Context, capacity map[string]int64) (int, error) {
 	q := dbq.New(s.Pool)
 	due, err := q.AnythingDue(ctx)
 	if err != nil {
-		return false, fmt.Errorf("signals: %w", err)
+		return 0, fmt.Errorf("signals: %w", err)
 	}
 	if due.Signals {
 		if _, err := q.MergeSignals(ctx, 50_000); err != nil {
-			return false, fmt.Errorf("signals: %w", err)
+			return 0, fmt.Errorf("signals: %w", err)
 		}
 		failpoint.Hit("signals-merged")
 	}
 	if due.Stalled {
 		if err := s.Lifecycle.advanceStalled(ctx); err != nil {
-			return false, err
+			return 0, err
 		}
 	}
 	room, err := s.room(ctx, q, capacity)
 	if err != nil {
-		return false, err
+		return 0, err
 	}
 	known := make([]string, 0, len(room))
 	for t := range room {
@@ -162,8 +165,7 @@ func (s *Scheduler) tick(ctx context.Context, capacity map[string]int64) (bool, 
 	}
 	slices.Sort(known)
 	_, everything := capacity[jobs.UnknownQueue]
-	claimed, err := s.claim(ctx, room, known, everything)
-	return claimed > 0, err
+	return s.claim(ctx, room, known, everything)
 }
 
 // room is how many more actions of each type the workers' queues should hold.

@@ -1,0 +1,130 @@
+-- What the benchmarks ask of their database.
+
+-- name: fill_leads
+INSERT INTO lead
+SELECT g, 'org_' || g % $2::int, 'cold',
+       'value-' || g % 50, 'value-' || g % 49, 'value-' || g % 48, 'value-' || g % 47, 'value-' || g % 46, 'value-' || g % 45,
+       'value-' || g % 44, 'value-' || g % 43, 'value-' || g % 42, 'value-' || g % 41, 'value-' || g % 40, 'value-' || g % 39,
+       'value-' || g % 38, 'value-' || g % 37,
+       -1 - g % 999, -1 - g % 998, -1 - g % 997, -1 - g % 996, -1 - g % 995, -1 - g % 994, -1 - g % 993, -1 - g % 992,
+       g % 2 = 0, g % 3 = 0, g % 5 = 0, '2026-01-01'::date + g % 300, '2026-01-01'::date + g % 200, now(),
+       jsonb_build_object('cf_0', 'value-' || g % 50, 'cf_1', 'value-' || g % 49, 'cf_2', 'value-' || g % 48, 'cf_3', 'value-' || g % 47,
+                          'cf_4', 'value-' || g % 46, 'cf_5', 'value-' || g % 45, 'cf_6', 'value-' || g % 44, 'cf_7', 'value-' || g % 43)
+  FROM generate_series(1, $1::int) g
+
+-- name: fill_companies
+INSERT INTO company SELECT g, 'org_' || g % $2::int, 'silver' FROM generate_series(1, $1::int) g
+
+-- name: fill_deals
+INSERT INTO deal SELECT g, 'org_' || c.organization, c.id, 'open', 'deal', -1
+  FROM generate_series(1, $1::int) g
+ CROSS JOIN LATERAL (SELECT 1 + g % $3::int AS id, (1 + g % $3::int) % $2::int AS organization) c
+
+-- name: add_trigger
+INSERT INTO pgautomate.triggers (organization_id, name, object_type, query, action_type, action_params)
+VALUES ($1, $2, $3, $4, 'log', '{"message": "x"}') RETURNING id
+
+-- name: edit_trigger
+UPDATE pgautomate.triggers SET name = $2 WHERE id = $1
+
+-- name: pause_trigger
+UPDATE pgautomate.triggers SET status = $2 WHERE id = $1
+
+-- name: read_definitions
+SELECT v.trigger_id, v.version, v.organization_id, v.name, v.object_type, v.query, v.before_query, v.extra_filter
+  FROM pgautomate.live_triggers l
+  JOIN pgautomate.trigger_versions v ON v.trigger_id = l.trigger_id AND v.version = l.version
+
+-- name: change_lead
+UPDATE lead SET text0 = $2, text1 = $3 WHERE id = $1
+
+-- name: flushed
+SELECT pg_current_wal_insert_lsn()::text
+
+-- name: make_slot
+SELECT pg_create_logical_replication_slot($1, 'pgoutput')
+
+-- name: drop_slots
+SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE database = current_database() AND active_pid IS NULL
+
+-- name: slots_left
+SELECT count(*) FROM pg_replication_slots WHERE database = current_database()
+
+-- name: forget_firings
+TRUNCATE pgautomate.trigger_firings, pgautomate.river_job
+
+-- name: hand_written
+CREATE FUNCTION lead_to_job() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    IF NEW.text0 = 'hot' AND OLD.text0 IS DISTINCT FROM NEW.text0 THEN
+        INSERT INTO bench_job (args) VALUES (jsonb_build_object('id', NEW.id, 'organization_id', NEW.organization_id, 'data', to_jsonb(NEW), 'previous', to_jsonb(OLD)));
+    END IF;
+    RETURN NULL;
+END $$;
+CREATE TABLE lead_unwatched (LIKE lead INCLUDING ALL);
+INSERT INTO lead_unwatched SELECT * FROM lead;
+CREATE TABLE lead_row_trigger (LIKE lead INCLUDING ALL);
+INSERT INTO lead_row_trigger SELECT * FROM lead;
+CREATE TRIGGER lead_to_job AFTER UPDATE ON lead_row_trigger FOR EACH ROW EXECUTE FUNCTION lead_to_job();
+
+-- A pipeline of one stage with two actions that do nothing, for each organization.
+-- name: pipelines
+WITH pipeline AS (
+    INSERT INTO pgautomate.pipelines (organization_id, name, object_type)
+    SELECT 'org_' || g, 'p', 'lead' FROM generate_series(0, $1::int - 1) g RETURNING id
+), stage AS (
+    INSERT INTO pgautomate.pipeline_stages (pipeline_id, name) SELECT id, 's' FROM pipeline RETURNING id
+)
+INSERT INTO pgautomate.pipeline_stage_actions (pipeline_stage_id, sequence_number, action_type, params)
+SELECT stage.id, n, 'log', '{"message": "done"}' FROM stage, generate_series(1, 2) n
+
+-- Every organization has a budget of its own, which is counted and doesn't hold.
+-- name: throttles
+INSERT INTO pgautomate.throttles (organization_id, action_type, max_starts, per, max_running) VALUES ('*', 'log', 10000000, '1 minute', 100000)
+
+-- name: enter
+INSERT INTO pgautomate.lead_stages (organization_id, lead_id, pipeline_stage_id)
+SELECT p.organization_id, 'lead_' || ($1::int + g), s.id
+  FROM generate_series(1, $2::int) g
+  JOIN pgautomate.pipelines p ON p.organization_id = 'org_' || g % $3::int
+  JOIN pgautomate.pipeline_stages s ON s.pipeline_id = p.id
+
+-- name: active_left
+SELECT EXISTS (SELECT FROM pgautomate.lead_stages WHERE status = 'active')
+
+-- name: not_completed
+SELECT count(*) FROM pgautomate.lead_stage_actions WHERE status <> 'completed'
+
+-- name: lateness
+SELECT coalesce(percentile_cont(0.99) WITHIN GROUP (ORDER BY extract(epoch FROM started_at - perform_at)), 0)::float8 * 1000
+  FROM pgautomate.lead_stage_actions WHERE created_at > $1
+
+-- name: river_left
+SELECT EXISTS (SELECT FROM pgautomate.river_job WHERE state IN ('available', 'running', 'retryable', 'scheduled', 'pending'))
+
+-- name: secondary_indexes
+SELECT i.indexrelid::regclass::text, pg_get_indexdef(i.indexrelid)
+  FROM pg_index i WHERE i.indrelid = 'pgautomate.lead_stage_actions'::regclass AND NOT i.indisprimary
+
+-- name: park
+INSERT INTO pgautomate.lead_stage_actions (organization_id, lead_id, action_type, params, status, perform_at, finished_at, started_at, attempt)
+SELECT 'org_' || g % $3::int, 'lead_' || g, 'log', '{"message": "x"}',
+       CASE WHEN g <= $1::int THEN 'pending' ELSE 'completed' END::pgautomate.job_status,
+       CASE WHEN g <= $1::int THEN now() + interval '10 days' + g % 100000 * interval '1 second' ELSE now() - interval '1 hour' END,
+       CASE WHEN g > $1::int THEN now() - interval '1 hour' END, CASE WHEN g > $1::int THEN now() - interval '1 hour' END,
+       CASE WHEN g > $1::int THEN 1 ELSE 0 END
+  FROM generate_series(1, $1::int + $2::int) g
+
+-- name: lanes
+INSERT INTO pgautomate.lanes (organization_id, action_type, next_at)
+SELECT 'org_' || g, 'log', now() + interval '10 days' FROM generate_series(0, $1::int - 1) g
+
+-- name: make_due
+INSERT INTO pgautomate.lead_stage_actions (organization_id, lead_id, action_type, params, perform_at)
+SELECT 'org_' || g % $2::int, 'lead_' || g, 'log', '{"message": "x"}', now() FROM generate_series(1, $1::int) g
+
+-- name: end_queued
+UPDATE pgautomate.lead_stage_actions SET status = 'completed', started_at = now(), finished_at = now() WHERE status = 'queued'
+
+-- name: large_transaction
+INSERT INTO note SELECT g, 'org_' || g % 1000, repeat('x', 90) FROM generate_series(1, $1::int) g

@@ -1,0 +1,62 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/pgautomate/pgautomate/bench"
+)
+
+func (a *app) bench() *cobra.Command {
+	var o bench.Options
+	var file string
+	c := &cobra.Command{
+		Use:   "bench",
+		Short: "Measure the engine on this machine's Postgres, beside references",
+		Long: `Measures the engine and prints one table: each figure beside a reference that was measured in the same run on the
+same server, with the conditions below. It runs on a private Postgres of its own, which it starts in the folder for
+temporary files and removes at its end; --database-url is not used, nothing leaves the machine.
+
+Takes up to 15 minutes, with --quick about 2, at smaller sizes. The figures: ` + strings.Join(bench.Names(), ", ") + `.`,
+		Args: exactly(0),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			for _, name := range o.Only {
+				if !slices.Contains(bench.Names(), name) {
+					return usageError{fmt.Errorf("--only %s: the figures are %s", name, strings.Join(bench.Names(), ", "))}
+				}
+			}
+			program, err := os.Executable()
+			if err != nil {
+				return err
+			}
+			o.Engine, o.Progress, o.Logger = []string{program, "run"}, os.Stderr, a.logger
+			report, err := bench.Run(cmd.Context(), o)
+			if report == nil {
+				return err
+			}
+			err = errors.Join(err, report.WriteTable(os.Stdout))
+			if file != "" {
+				err = errors.Join(err, writeReport(report, file))
+			}
+			return err
+		},
+	}
+	f := c.Flags()
+	f.BoolVar(&o.Quick, "quick", false, "smaller sizes, about 2 minutes")
+	f.StringVar(&file, "json", "", "write the figures to a `file` as JSON, too")
+	f.StringSliceVar(&o.Only, "only", nil, "measure only these `figures`")
+	return c
+}
+
+func writeReport(report *bench.Report, file string) error {
+	f, err := os.Create(file)
+	if err != nil {
+		return err
+	}
+	return errors.Join(report.WriteJSON(f), f.Close())
+}
