@@ -32,7 +32,7 @@ var (
 	}
 	timedTask = Schema{
 		ObjectType: "task", ID: "id", Organization: "organization_id",
-		Fields:    []Field{{"id", KindNumber, false}, {"organization_id", KindText, false}, {"lead_id", KindNumber, false}, {"due", KindTimestampTZ, false}},
+		Fields:    []Field{{"id", KindNumber, false}, {"organization_id", KindText, false}, {"lead_id", KindNumber, false}, {"due", KindTimestampTZ, false}, {"kind", KindText, false}},
 		Relations: []Relation{{"lead_id", "lead", "id"}},
 	}
 	timedObjects = map[string]*change.Object{
@@ -188,8 +188,12 @@ func (w *timedWorld) advance(to time.Time) {
 
 // write is a commit that changes one row; nil deletes it.
 func (w *timedWorld) write(t failer, objectType, oldID, id string, row cols) []string {
+	return w.commit(t, w.edit(objectType, oldID, id, row))
+}
+
+// edit changes a row as a part of a commit.
+func (w *timedWorld) edit(objectType, oldID, id string, row cols) change.Change {
 	before := w.rows[objectType][oldID]
-	c := &change.Commit{Time: w.now}
 	ch := change.Change{Object: timedObjects[objectType], Relation: timedRelations[objectType], BeforeRelation: timedRelations[objectType], ID: id}
 	if before != nil {
 		ch.Before, ch.OldOrganization = rowOf(ch.Relation, before), before["organization_id"]
@@ -203,9 +207,15 @@ func (w *timedWorld) write(t failer, objectType, oldID, id string, row cols) []s
 		ch.After, ch.Organization = rowOf(ch.Relation, row), row["organization_id"]
 		w.rows[objectType][id] = row
 	}
-	c.Changes = append(c.Changes, ch)
-	if _, err := w.set.Consider(&c.Changes[0]); err != nil {
-		t.Fatalf("%v", err)
+	return ch
+}
+
+func (w *timedWorld) commit(t failer, changes ...change.Change) []string {
+	c := &change.Commit{Time: w.now, Changes: changes}
+	for i := range c.Changes {
+		if _, err := w.set.Consider(&c.Changes[i]); err != nil {
+			t.Fatalf("%v", err)
+		}
 	}
 	if err := w.store.Apply(c); err != nil {
 		t.Fatalf("%v", err)

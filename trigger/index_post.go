@@ -23,6 +23,8 @@ const (
 	classInstant = classDay + 3
 	classCount   = classInstant + 3
 
+	classChanged = 14 // any change at all; not among those of values
+
 	boundLow       = 0
 	boundHigh      = 1
 	boundHighOfTwo = 2
@@ -43,6 +45,7 @@ const (
 	hasDay       classSet = 7 << classDay
 	hasInstant   classSet = 7 << classInstant
 	hasAny       classSet = 1<<classCount - 1
+	hasChanged   classSet = 1 << classChanged
 	negatedShift          = 16 // to the classes of negated conditions
 )
 
@@ -270,6 +273,23 @@ func (p *poster) postings(program string, ref uint32, slots int) []slotPosting {
 	return p.out
 }
 
+// anyChange lists what brings a program up at any change of what it hangs on.
+func (p *poster) anyChange(program string, ref uint32, slots int) []slotPosting {
+	p.ref = ref
+	p.out = p.out[:0]
+	none := ownedGuards{}
+	p.guard, p.creation = &none, false
+	programSlots(program, func(slot uint32) {
+		p.slot, p.base = slot, slotKey(slot)
+		p.put(classChanged, 0)
+	})
+	p.slot, p.creation = uint32(slots), true
+	p.add(keyAlways)
+	slices.SortFunc(p.out, func(a, b slotPosting) int { return cmp.Compare(a.key, b.key) })
+	p.out = slices.CompactFunc(p.out, func(a, b slotPosting) bool { return a.posting == b.posting && a.slot == b.slot })
+	return p.out
+}
+
 // programNode is a node of a program; slot and payload are those of a condition.
 type programNode struct {
 	op      byte
@@ -387,6 +407,9 @@ func (p *poster) condition(n *programNode) {
 		p.base |= classNegated << classShift
 	}
 	switch n.op {
+	case opRelated, opWindow: // decided on the mirror, whatever this side's value
+		p.base = slotKey(n.slot)
+		p.put(classChanged, 0)
 	case opExists:
 		p.put(classExists, 0)
 	case opText:

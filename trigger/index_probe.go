@@ -68,6 +68,10 @@ func (m *matcher) sift(run []posting, s *side, v *fieldValue) {
 // probeChanged looks up what a change of a value makes true.
 func (m *matcher) probeChanged(g *group, slot uint32) {
 	has := g.slots[slot].classes
+	if has&hasChanged != 0 {
+		key := slotKey(slot) | classChanged<<classShift
+		m.collect(g, slot, key, key|valueMask)
+	}
 	if has&(hasAny|hasAny<<negatedShift) == 0 {
 		return
 	}

@@ -27,13 +27,17 @@ type relations struct {
 	edges    []*edge
 	edgeID   map[edgeKey]uint32
 	triggers map[int64]*relatedTrigger
-	roots    map[typeInOrganization][]*relatedTrigger
-	watchers map[typeInOrganization][]watcher
+	roots    map[typeInOrganization]*group // finds triggers by their own objects' changes
+	begins   map[typeInOrganization]*group // finds watchers by related rows' changes
+	ends     map[typeInOrganization]*group // and those that wait for related rows to go
+	watchers map[int64]watcher             // of the entries of begins and ends
+	last     int64                         // number of a watcher
+	links    map[*objectType][]int32       // columns that lead from related rows to what is watched
 	needs    map[*objectType]*need
 
-	pair    matcher // the two sides of the change that is considered
-	changed []changedField
-	depths  []*matcher // evaluates on the mirror's rows, one for each level of relations
+	pair   matcher    // the two sides of the change that is considered
+	gone   matcher    // its side before, as if it were new
+	depths []*matcher // evaluates on the mirror's rows, one for each level of relations
 
 	asked   map[question]int // place in pending, -1: matched already
 	pending []pending
@@ -68,7 +72,7 @@ type relatedTrigger struct {
 	id           int64
 	typ          *objectType
 	organization string
-	fields       []uint32 // of its own type, whose change may make it match
+	own          place32 // in roots
 	paths        []relationPath
 	types        []*objectType // those that it looks at, its own among them
 	extra        *extra
@@ -78,9 +82,13 @@ type relatedTrigger struct {
 
 // relationPath is a way from a trigger's own type to a related one.
 type relationPath struct {
-	edges   []*edge
-	fields  []uint32           // of the last one's type, whose change may matter
-	watched typeInOrganization // whose changes it has to know of
+	edges    []*edge
+	query    *expr // what the rows at its end are asked
+	negative bool  // the trigger waits for rows that stop matching, or go
+	watched  typeInOrganization
+	begins   place32
+	ends     place32 // if negative
+	numbers  [2]int64
 }
 
 // watcher wants to know of changes of related rows.
@@ -89,15 +97,16 @@ type watcher struct {
 	path    int
 }
 
+// place32 is an entry of a group that may not be in Set.groups.
+type place32 struct {
+	group  *group
+	number uint32
+}
+
 // need is what the mirror must keep of a type.
 type need struct {
 	columns, links, members map[string]bool
 	byOrganization          bool
-}
-
-type changedField struct {
-	epoch   uint32
-	changed bool
 }
 
 // question asks whether an object matched. The id is the one before the commit;
@@ -231,60 +240,145 @@ func (s *Set) relate(id int64, t *objectType, organization string, e, before *ex
 	r := &s.relations
 	if r.triggers == nil {
 		r.triggers = map[int64]*relatedTrigger{}
-		r.roots = map[typeInOrganization][]*relatedTrigger{}
-		r.watchers = map[typeInOrganization][]watcher{}
+		r.roots, r.begins, r.ends = map[typeInOrganization]*group{}, map[typeInOrganization]*group{}, map[typeInOrganization]*group{}
+		r.watchers = map[int64]watcher{}
+		r.links = map[*objectType][]int32{}
 		r.needs = map[*objectType]*need{}
 	}
 	rt := &relatedTrigger{id: id, typ: t, organization: organization, types: []*objectType{t}}
-	s.follow(rt, t, nil, before, nil) // for what the mirror must keep: it only fires when the query begins to hold
+	s.follow(rt, t, nil, before, false) // for what the mirror must keep: it only fires when the query begins to hold
 	rt.paths = nil
-	rt.fields = s.follow(rt, t, nil, e, nil)
+	s.follow(rt, t, nil, e, false)
 	rt.extra = s.extras[id]
 	if rt.timed = moves(e) && rt.filter() == nil; rt.timed {
 		s.needs(t).byOrganization = true
 		s.clock.timed++
 	}
 	r.triggers[id] = rt
-	key := typeInOrganization{t, organization}
-	r.roots[key] = append(r.roots[key], rt)
+	rt.own = s.enlist(r.roots, typeInOrganization{t, organization}, id, e, rt)
+	if rt.filter() != nil {
+		return // it asks what happens to the object itself
+	}
 	for i := range rt.paths {
 		p := &rt.paths[i]
 		p.watched = typeInOrganization{p.edges[len(p.edges)-1].other, organization}
 		if slices.ContainsFunc(p.edges, func(e *edge) bool { return !e.isolated() }) {
 			p.watched.organization = ""
 		}
-		r.watchers[p.watched] = append(r.watchers[p.watched], watcher{rt, i})
+		watch := func(in map[typeInOrganization]*group, query *expr, which int) place32 {
+			r.last++
+			p.numbers[which] = r.last
+			r.watchers[r.last] = watcher{rt, i}
+			return s.enlist(in, p.watched, r.last, query, rt)
+		}
+		if p.negative {
+			opposite := p.query.opposite()
+			p.begins = watch(r.begins, &opposite, 0)
+		} else {
+			p.begins = watch(r.begins, p.query, 0)
+		}
+		if p.negative || rt.timed {
+			p.ends = watch(r.ends, p.query, 1)
+		}
+		link := p.watched.typ.column(p.edges[len(p.edges)-1].otherColumn)
+		if l := r.links[p.watched.typ]; !slices.Contains(l, link) {
+			r.links[p.watched.typ] = append(l, link)
+		}
 	}
 }
 
-// follow gathers the fields of a type that an expression hangs on, and the paths
-// that begin there.
-func (s *Set) follow(rt *relatedTrigger, t *objectType, way []*edge, e *expr, fields []uint32) []uint32 {
-	add := func(field uint32) {
-		if !slices.Contains(fields, field) {
-			fields = append(fields, field)
+// opposite gives the normal form of a negated expression.
+func (e *expr) opposite() expr {
+	o := *e
+	switch e.op {
+	case opFalse:
+		o.op = opTrue
+	case opTrue:
+		o.op = opFalse
+	case opAnd, opOr:
+		o.op = opAnd + opOr - e.op
+		o.kids = make([]expr, len(e.kids))
+		for i := range e.kids {
+			o.kids[i] = e.kids[i].opposite()
+		}
+	default:
+		o.negate = !e.negate
+	}
+	return o
+}
+
+// enlist has an entry found by the changes that may make an expression true.
+func (s *Set) enlist(in map[typeInOrganization]*group, key typeInOrganization, id int64, e *expr, rt *relatedTrigger) place32 {
+	g := in[key]
+	if g == nil {
+		g = &group{organization: string([]byte(key.organization)), typ: key.typ}
+		in[key] = g
+	}
+	code := appendProgram(s.code[:0], e, groupSlots{s, g})
+	s.code = code
+	number := g.enter(entry{id: id, code: string(code), source: uint32(len(code))})
+	if rt.filter() != nil {
+		g.events = append(g.events, number)
+		return place32{g, number}
+	}
+	list := s.relatedPostings(g, number, rt)
+	for i := range list {
+		g.post(&list[i])
+	}
+	return place32{g, number}
+}
+
+func (s *Set) relatedPostings(g *group, number uint32, rt *relatedTrigger) []slotPosting {
+	program := g.at(number).program()
+	if rt.timed {
+		// Whatever changes may set another timer.
+		return s.poster.anyChange(program, number, len(g.slots))
+	}
+	return s.poster.postings(program, number, len(g.slots))
+}
+
+// strike takes out what enlist added.
+func (s *Set) strike(in map[typeInOrganization]*group, key typeInOrganization, at place32, rt *relatedTrigger) {
+	g := at.group
+	if g == nil {
+		return
+	}
+	if rt.filter() != nil {
+		g.events = slices.DeleteFunc(g.events, func(n uint32) bool { return n == at.number })
+	} else {
+		list := s.relatedPostings(g, at.number, rt)
+		for i := range list {
+			g.unpost(&list[i])
 		}
 	}
+	programSlots(g.at(at.number).program(), g.release)
+	g.leave(at.number)
+	if g.live == 0 {
+		delete(in, key)
+	}
+}
+
+// follow gathers what the mirror must have for an expression that is asked of a
+// type, and the paths that begin there.
+func (s *Set) follow(rt *relatedTrigger, t *objectType, way []*edge, e *expr, negative bool) {
 	switch e.op {
 	case opTrue, opFalse:
 	case opAnd, opOr:
 		for i := range e.kids {
-			fields = s.follow(rt, t, way, &e.kids[i], fields)
+			s.follow(rt, t, way, &e.kids[i], negative)
 		}
 	case opRelated:
 		_, edge := s.edge(t, e.related.relation)
-		add(t.field(fieldSpec{specColumn, edge.column}))
 		s.need(t, edge.column, true)
 		s.need(edge.other, edge.otherColumn, true)
 		if !slices.Contains(rt.types, edge.other) {
 			rt.types = append(rt.types, edge.other)
 		}
 		longer := append(slices.Clone(way), edge)
-		inner := []uint32{edge.other.field(fieldSpec{specColumn, edge.otherColumn})}
-		inner = s.follow(rt, edge.other, longer, &e.related.query, inner)
-		rt.paths = append(rt.paths, relationPath{edges: longer, fields: inner})
+		negative = negative != e.negate
+		s.follow(rt, edge.other, longer, &e.related.query, negative)
+		rt.paths = append(rt.paths, relationPath{edges: longer, query: &e.related.query, negative: negative})
 	default:
-		add(t.field(e.spec))
 		switch e.spec.kind {
 		case specColumn:
 			s.need(t, e.spec.name, false)
@@ -294,7 +388,6 @@ func (s *Set) follow(rt *relatedTrigger, t *objectType, way []*edge, e *expr, fi
 			s.needs(t)
 		}
 	}
-	return fields
 }
 
 func (s *Set) needs(t *objectType) *need {
@@ -330,15 +423,13 @@ func (s *Set) unrelate(id int64) bool {
 			s.clock.armed--
 		}
 	}
-	key := typeInOrganization{rt.typ, rt.organization}
-	if r.roots[key] = slices.DeleteFunc(r.roots[key], func(o *relatedTrigger) bool { return o == rt }); len(r.roots[key]) == 0 {
-		delete(r.roots, key)
-	}
+	s.strike(r.roots, typeInOrganization{rt.typ, rt.organization}, rt.own, rt)
 	for i := range rt.paths {
-		key := rt.paths[i].watched
-		if r.watchers[key] = slices.DeleteFunc(r.watchers[key], func(w watcher) bool { return w.trigger == rt }); len(r.watchers[key]) == 0 {
-			delete(r.watchers, key)
-		}
+		p := &rt.paths[i]
+		s.strike(r.begins, p.watched, p.begins, rt)
+		s.strike(r.ends, p.watched, p.ends, rt)
+		delete(r.watchers, p.numbers[0])
+		delete(r.watchers, p.numbers[1])
 	}
 	return true
 }
@@ -370,63 +461,100 @@ func (s *Set) Consider(ch *change.Change) (Counters, error) {
 		}
 	}
 	before, had := table.Get(oldID)
-	if err := r.load(t, table, ch, before, had); err != nil {
-		return s.m.counters, err
-	}
 	was := ""
 	if had {
 		was = before.Organization()
 	}
-	s.considerOwn(t, ch, oldID, !had || was != ch.Organization)
-	organizations := [3]string{"", was, ch.Organization}
-	for i, organization := range organizations {
-		if i > 0 && organization == "" || i == 2 && organization == was {
+	is := ""
+	if ch.After != nil {
+		is = ch.Organization
+	}
+	if err := r.load(t, table, ch, before, had); err != nil {
+		return s.m.counters, err
+	}
+	s.considerOwn(t, ch, oldID, !had || was != is)
+	s.considerRelated(t, ch, had, was, is)
+	return s.m.counters, nil
+}
+
+// considerRelated asks for the objects to which the row that changed is related.
+// was and is are its organizations, "" where it is not there.
+func (s *Set) considerRelated(t *objectType, ch *change.Change, had bool, was, is string) {
+	r := &s.relations
+	linked := had && ch.After != nil && r.relinked(t)
+	for i, organization := range [...]string{"", was, is} {
+		if i > 0 && organization == "" || i == 2 && is == was {
 			continue
 		}
-		for _, w := range r.watchers[typeInOrganization{t, organization}] {
-			if w.trigger.filter() != nil {
-				continue // it asks what happens to the object itself
+		key := typeInOrganization{t, organization}
+		there := had && (i == 0 || was == organization)
+		stays := ch.After != nil && (i == 0 || is == organization)
+		if g := r.begins[key]; g != nil && stays {
+			if there {
+				s.considerLinks(g, &r.pair, t, ch, had, false)
 			}
-			if !had || ch.After == nil || was != ch.Organization || r.anyChanged(t, w.trigger.paths[w.path].fields) {
-				s.considerLinks(w, t, ch, had)
+			if !there || linked {
+				s.considerLinks(g, &r.pair, t, ch, had, true)
 			}
 		}
+		if g := r.ends[key]; g != nil && there && (!stays || linked) {
+			s.considerLinks(g, &r.gone, t, ch, had, true)
+		}
 	}
-	return s.m.counters, nil
 }
 
 // considerOwn asks for the object that changed. created: as an object of its
 // organization.
 func (s *Set) considerOwn(t *objectType, ch *change.Change, oldID string, created bool) {
+	r := &s.relations
 	if ch.After == nil {
 		return
 	}
-	if created {
-		oldID = ch.ID
+	g := r.roots[typeInOrganization{t, ch.Organization}]
+	if g == nil {
+		return
 	}
-	for _, rt := range s.relations.roots[typeInOrganization{t, ch.Organization}] {
-		if rt.filter() != nil || created || s.relations.anyChanged(t, rt.fields) || rt.timed && oldID != ch.ID {
-			s.ask(rt, oldID, created, t.name, ch.ID)
-		}
+	id := oldID
+	if created {
+		id = ch.ID
+	}
+	for _, n := range r.pair.find(g, created) {
+		s.ask(r.triggers[g.at(n).id], id, created, t.name, ch.ID)
+	}
+	for _, n := range slices.Clone(g.events) { // one that panics is taken out
+		s.ask(r.triggers[g.at(n).id], id, created, t.name, ch.ID)
+	}
+	if s.clock.timed > 0 && oldID != ch.ID {
+		g.each(func(e *entry) { // timers go by ids
+			if rt := r.triggers[e.id]; rt.timed {
+				s.ask(rt, id, created, t.name, ch.ID)
+			}
+		})
 	}
 }
 
 // considerLinks asks for the objects to which a related row that changed led
-// before, and leads after.
-func (s *Set) considerLinks(w watcher, t *objectType, ch *change.Change, had bool) {
+// before, and leads after, of the triggers that m brings up.
+func (s *Set) considerLinks(g *group, m *matcher, t *objectType, ch *change.Change, had, created bool) {
 	r := &s.relations
-	edges := w.trigger.paths[w.path].edges
-	link := t.column(edges[len(edges)-1].otherColumn)
-	var was []byte
-	if had {
-		if c := r.pair.before.cell(link); c.Kind == change.Text {
-			was = c.Data
-			s.climb(w.trigger, edges, was, t.name, ch.ID)
+	for _, n := range m.find(g, created) {
+		w, live := r.watchers[g.at(n).id]
+		if !live {
+			continue // it panicked just now
 		}
-	}
-	if ch.After != nil {
-		if c := r.pair.after.cell(link); c.Kind == change.Text && (was == nil || string(c.Data) != string(was)) {
-			s.climb(w.trigger, edges, c.Data, t.name, ch.ID)
+		edges := w.trigger.paths[w.path].edges
+		link := t.column(edges[len(edges)-1].otherColumn)
+		var was []byte
+		if had {
+			if c := r.pair.before.cell(link); c.Kind == change.Text {
+				was = c.Data
+				s.climb(w.trigger, edges, was, t.name, ch.ID)
+			}
+		}
+		if ch.After != nil {
+			if c := r.pair.after.cell(link); c.Kind == change.Text && (was == nil || string(c.Data) != string(was)) {
+				s.climb(w.trigger, edges, c.Data, t.name, ch.ID)
+			}
 		}
 	}
 }
@@ -434,10 +562,7 @@ func (s *Set) considerLinks(w watcher, t *objectType, ch *change.Change, had boo
 // load makes the two sides of a change ready for comparison.
 func (r *relations) load(t *objectType, table *mirror.Table, ch *change.Change, before mirror.Row, had bool) error {
 	m := &r.pair
-	m.epoch++
 	m.fields = t.fields
-	m.before.reset(0)
-	m.after.reset(0)
 	m.before.isBefore = true
 	m.before.id, m.after.id = ch.ID, ch.ID
 	if ch.OldID != "" {
@@ -445,43 +570,60 @@ func (r *relations) load(t *objectType, table *mirror.Table, ch *change.Change, 
 	}
 	m.before.layout, m.after.layout = nil, nil
 	if had {
-		if err := m.before.load(before.Image(), t.layout(table.Relation())); err != nil {
+		l := t.layout(table.Relation())
+		if err := m.before.load(before.Image(), l); err != nil {
+			return err
+		}
+		r.gone.fields = t.fields
+		r.gone.after.id = m.before.id
+		if err := r.gone.after.load(before.Image(), l); err != nil {
 			return err
 		}
 	}
-	if ch.After != nil {
-		return m.after.load(ch.After, t.layout(ch.Relation))
+	if ch.After == nil {
+		return nil
+	}
+	if err := m.after.load(ch.After, t.layout(ch.Relation)); err != nil || !had {
+		return err
+	}
+	m.columns = bitsOf(m.columns, len(t.columns))
+	for col := range t.columns {
+		if !sameCell(m.before.cell(int32(col)), m.after.cell(int32(col))) {
+			m.columns[col/64] |= 1 << (col % 64)
+		}
 	}
 	return nil
 }
 
-// anyChanged says whether one of the fields differs between the sides, which are
-// both there.
-func (r *relations) anyChanged(t *objectType, fields []uint32) bool {
-	for len(r.changed) < len(t.fields) {
-		r.changed = append(r.changed, changedField{})
+// relinked says whether a column differs that leads to what is watched.
+func (r *relations) relinked(t *objectType) bool {
+	return slices.ContainsFunc(r.links[t], func(col int32) bool {
+		return r.pair.columns[col/64]&(1<<(col%64)) != 0
+	})
+}
+
+// find gives the entries of a group that the loaded change may make match.
+func (m *matcher) find(g *group, created bool) []uint32 {
+	if m.epoch++; m.epoch == 0 {
+		clear(m.after.values)
+		clear(m.before.values)
+		clear(m.guards[:])
+		m.epoch = 1
 	}
-	m := &r.pair
-	for _, i := range fields {
-		c := &r.changed[i]
-		if c.epoch != m.epoch {
-			c.epoch = m.epoch
-			switch f := &t.fields[i]; f.spec.kind {
-			case specID:
-				c.changed = m.before.id != m.after.id
-			case specCustom:
-				b, bState := m.before.member(f.col, f.spec.name)
-				a, aState := m.after.member(f.col, f.spec.name)
-				c.changed = aState != customUnknown && (aState != bState || string(a) != string(b))
-			default:
-				c.changed = !sameCell(m.before.cell(f.col), m.after.cell(f.col))
-			}
-		}
-		if c.changed {
-			return true
+	m.slotFields = g.fields
+	m.hits.reset(int(g.used))
+	m.after.reset(len(g.slots))
+	if !created {
+		m.before.reset(len(g.slots))
+		m.changed = m.changed[:0]
+		if m.compare(g); len(m.changed) == 0 {
+			return nil
 		}
 	}
-	return false
+	for !m.tryProbe(g, created) {
+	}
+	m.numbers = m.hits.list(m.numbers[:0], g.used)
+	return m.numbers
 }
 
 // climb finds the objects from which edges lead to a value of the last one's

@@ -258,6 +258,13 @@ func (g *group) enter(e entry) uint32 {
 	return n
 }
 
+// leave frees a trigger's number.
+func (g *group) leave(number uint32) {
+	*g.at(number) = entry{source: g.free}
+	g.free = number + 1
+	g.live--
+}
+
 // each visits the live triggers.
 func (g *group) each(visit func(*entry)) {
 	for n := range g.used {
@@ -657,9 +664,7 @@ func (s *Set) Remove(id int64) {
 func (s *Set) drop(g *group, number uint32) {
 	e := g.at(number)
 	delete(s.byID, e.id)
-	*e = entry{source: g.free}
-	g.free = number + 1
-	if g.live--; g.live == 0 {
+	if g.leave(number); g.live == 0 {
 		delete(g.typ.groups, g.organization)
 		s.groups[g.number] = nil
 		s.free = append(s.free, g.number)
