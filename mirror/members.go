@@ -4,14 +4,13 @@ import (
 	"bytes"
 	"encoding/json"
 	"slices"
-	"unicode/utf16"
-	"unicode/utf8"
+
+	"github.com/pgautomate/pgautomate/internal/jsonscan"
 )
 
 // This file reduces an object of custom fields to the members that somebody
-// asks for, in one walk over Postgres's text that decodes nothing: the values
-// are copied as they are. Postgres gives valid JSON only; what is torn or is no
-// object reduces to nothing, but not every fault is noticed.
+// asks for; the values are copied as they are. What is torn or is no object
+// reduces to nothing, but not every fault is noticed.
 
 // members are the wanted ones.
 type members struct {
@@ -19,11 +18,11 @@ type members struct {
 	keys    [][]byte // each as `"name":`
 	lengths uint64   // bit n: there is a name of n bytes (63: or more)
 	index   map[string]int
-	found   []span
-}
+	found   [][]byte // their values, nil for none
 
-// span is where a value is; the zero span is none, as no value starts at 0.
-type span struct{ start, end int }
+	all   []jsonscan.Member // of the object at hand
+	plain []byte
+}
 
 func newMembers(names []string) members {
 	m := members{names: slices.Compact(slices.Sorted(slices.Values(names))), index: map[string]int{}}
@@ -36,7 +35,7 @@ func newMembers(names []string) members {
 		m.lengths |= lengthBit(len(name))
 		m.index[name] = i
 	}
-	m.found = make([]span, len(m.names))
+	m.found = make([][]byte, len(m.names))
 	return m
 }
 
@@ -49,8 +48,8 @@ func (m *members) reduce(dst, object []byte) (reduced []byte, ok bool) {
 		return dst, false
 	}
 	start := len(dst)
-	for i, s := range m.found {
-		if s.end == 0 {
+	for i, value := range m.found {
+		if value == nil {
 			continue
 		}
 		if len(dst) == start {
@@ -59,7 +58,7 @@ func (m *members) reduce(dst, object []byte) (reduced []byte, ok bool) {
 			dst = append(dst, ',')
 		}
 		dst = append(dst, m.keys[i]...)
-		dst = append(dst, object[s.start:s.end]...)
+		dst = append(dst, value...)
 	}
 	if len(dst) == start {
 		return dst, false
@@ -67,54 +66,26 @@ func (m *members) reduce(dst, object []byte) (reduced []byte, ok bool) {
 	return append(dst, '}'), true
 }
 
-// find notes where the wanted members' values are. json, unlike jsonb, may hold
-// a key twice: the last counts.
-func (m *members) find(b []byte) bool {
+// find notes the wanted members' values. json, unlike jsonb, may hold a key twice:
+// the last counts.
+func (m *members) find(object []byte) (ok bool) {
 	clear(m.found)
-	i := space(b, 0)
-	if i >= len(b) || b[i] != '{' {
+	if m.all, ok = jsonscan.Members(m.all[:0], object); !ok {
 		return false
 	}
-	i = space(b, i+1)
-	if i < len(b) && b[i] == '}' {
-		return space(b, i+1) == len(b)
-	}
-	for {
-		start := space(b, i)
-		end := quoted(b, start)
-		if end < 0 {
-			return false
-		}
-		i = space(b, end)
-		if i >= len(b) || b[i] != ':' {
-			return false
-		}
-		at := space(b, i+1)
-		if i = value(b, at); i < 0 {
-			return false
-		}
-		if wanted := m.wanted(b[start+1 : end-1]); wanted >= 0 {
-			m.found[wanted] = span{at, i}
-		}
-		i = space(b, i)
-		if i >= len(b) {
-			return false
-		}
-		switch b[i] {
-		case ',':
-			i++
-		case '}':
-			return space(b, i+1) == len(b)
-		default:
-			return false
+	for _, member := range m.all {
+		if i := m.wanted(member.Key); i >= 0 {
+			m.found[i] = member.Value
 		}
 	}
+	return true
 }
 
 // wanted gives the number of a key, -1 if nobody asks for it.
 func (m *members) wanted(key []byte) int {
 	if bytes.IndexByte(key, '\\') >= 0 {
-		key = unescape(key)
+		m.plain = jsonscan.Unquote(m.plain[:0], key)
+		key = m.plain
 	}
 	if m.lengths&lengthBit(len(key)) == 0 {
 		return -1
@@ -123,137 +94,4 @@ func (m *members) wanted(key []byte) int {
 		return i
 	}
 	return -1
-}
-
-func space(b []byte, i int) int {
-	for i < len(b) && (b[i] == ' ' || b[i] == '\n' || b[i] == '\t' || b[i] == '\r') {
-		i++
-	}
-	return i
-}
-
-// quoted gives the end of the string that starts at i, or -1.
-func quoted(b []byte, i int) int {
-	if i >= len(b) || b[i] != '"' {
-		return -1
-	}
-	for i++; i < len(b); i++ {
-		switch b[i] {
-		case '"':
-			return i + 1
-		case '\\':
-			i++
-		}
-	}
-	return -1
-}
-
-// value gives the end of the value that starts at i, or -1.
-func value(b []byte, i int) int {
-	if i >= len(b) {
-		return -1
-	}
-	switch b[i] {
-	case '"':
-		return quoted(b, i)
-	case '{', '[':
-		return nested(b, i)
-	}
-	start := i
-	for i < len(b) && isWord(b[i]) {
-		i++
-	}
-	if i == start {
-		return -1
-	}
-	return i
-}
-
-// isWord says whether a byte can be in a number, true, false or null.
-func isWord(c byte) bool {
-	return c >= '0' && c <= '9' || c >= 'a' && c <= 'z' || c == '-' || c == '+' || c == '.' || c == 'E'
-}
-
-// nested gives the end of the object or array that starts at i, or -1.
-func nested(b []byte, i int) int {
-	depth := 0
-	for i < len(b) {
-		switch b[i] {
-		case '"':
-			if i = quoted(b, i); i < 0 {
-				return -1
-			}
-			continue
-		case '{', '[':
-			depth++
-		case '}', ']':
-			if depth--; depth == 0 {
-				return i + 1
-			}
-		}
-		i++
-	}
-	return -1
-}
-
-// unescape gives what a key with escapes means.
-func unescape(key []byte) []byte {
-	out := make([]byte, 0, len(key))
-	for i := 0; i < len(key); i++ {
-		if key[i] != '\\' || i+1 == len(key) {
-			out = append(out, key[i])
-			continue
-		}
-		i++
-		switch c := key[i]; c {
-		case 'b':
-			out = append(out, '\b')
-		case 'f':
-			out = append(out, '\f')
-		case 'n':
-			out = append(out, '\n')
-		case 'r':
-			out = append(out, '\r')
-		case 't':
-			out = append(out, '\t')
-		case 'u':
-			r, ok := hex(key, i+1)
-			if !ok {
-				out = append(out, c)
-				continue
-			}
-			i += 4
-			if utf16.IsSurrogate(r) {
-				low, ok := rune(0), false
-				if i+2 < len(key) && key[i+1] == '\\' && key[i+2] == 'u' {
-					low, ok = hex(key, i+3)
-				}
-				if r = utf16.DecodeRune(r, low); ok && r != utf8.RuneError {
-					i += 6
-				}
-			}
-			out = utf8.AppendRune(out, r)
-		default:
-			out = append(out, c)
-		}
-	}
-	return out
-}
-
-func hex(b []byte, i int) (r rune, ok bool) {
-	if i+4 > len(b) {
-		return 0, false
-	}
-	for _, c := range b[i : i+4] {
-		r <<= 4
-		switch {
-		case c >= '0' && c <= '9':
-			r |= rune(c - '0')
-		case c|0x20 >= 'a' && c|0x20 <= 'f':
-			r |= rune(c|0x20-'a') + 10
-		default:
-			return 0, false
-		}
-	}
-	return r, true
 }

@@ -6,6 +6,7 @@ import (
 	"slices"
 
 	"github.com/pgautomate/pgautomate/change"
+	"github.com/pgautomate/pgautomate/internal/jsonscan"
 )
 
 // Evaluation walks a program's bytes over the two images of one change. Values
@@ -83,7 +84,7 @@ type side struct {
 	elements []element
 	arena    []byte // what had to be rewritten: unescaped strings, encoded numbers
 
-	custom      []member
+	custom      []jsonscan.Member
 	customState customState
 }
 
@@ -226,7 +227,7 @@ func (s *side) member(col int32, key string) (value []byte, state customState) {
 			s.customState = customUnknown
 		case change.Text:
 			var ok bool
-			if s.custom, ok = members(s.custom[:0], cell.Data); ok {
+			if s.custom, ok = jsonscan.Members(s.custom[:0], cell.Data); ok {
 				s.customState = customRead
 				if len(s.custom) > fewMembers && inOrder(s.custom) {
 					s.customState = customSorted
@@ -240,14 +241,14 @@ func (s *side) member(col int32, key string) (value []byte, state customState) {
 		low, high := 0, len(s.custom)
 		for low < high {
 			mid := int(uint(low+high) >> 1)
-			if k := s.custom[mid].key; len(k) < len(key) || len(k) == len(key) && string(k) < key {
+			if k := s.custom[mid].Key; len(k) < len(key) || len(k) == len(key) && string(k) < key {
 				low = mid + 1
 			} else {
 				high = mid
 			}
 		}
-		if low < len(s.custom) && string(s.custom[low].key) == key {
-			return s.custom[low].val, customRead
+		if low < len(s.custom) && string(s.custom[low].Key) == key {
+			return s.custom[low].Value, customRead
 		}
 		return nil, customNone
 	default:
@@ -255,15 +256,15 @@ func (s *side) member(col int32, key string) (value []byte, state customState) {
 	}
 	for i := len(s.custom) - 1; i >= 0; i-- { // json, unlike jsonb, may hold a key twice: the last counts
 		v := &s.custom[i]
-		k := v.key
+		k := v.Key
 		if string(k) == key {
-			return v.val, customRead
+			return v.Value, customRead
 		}
 		for j := range k {
 			if k[j] == '\\' {
 				start := len(s.arena)
-				if s.arena = unquote(s.arena, k); string(s.arena[start:]) == key {
-					return v.val, customRead
+				if s.arena = jsonscan.Unquote(s.arena, k); string(s.arena[start:]) == key {
+					return v.Value, customRead
 				}
 				break
 			}
@@ -277,16 +278,16 @@ const fewMembers = 8
 
 // inOrder says whether members are in jsonb's order of keys. Those that need
 // unquoting, or are there twice, are in none.
-func inOrder(members []member) bool {
+func inOrder(members []jsonscan.Member) bool {
 	for i := range members {
-		k := members[i].key
+		k := members[i].Key
 		if slices.Contains(k, '\\') {
 			return false
 		}
 		if i == 0 {
 			continue
 		}
-		if last := members[i-1].key; len(k) < len(last) || len(k) == len(last) && string(k) <= string(last) {
+		if last := members[i-1].Key; len(k) < len(last) || len(k) == len(last) && string(k) <= string(last) {
 			return false
 		}
 	}
@@ -392,8 +393,8 @@ func (s *side) scalar(kind Kind, raw []byte) {
 
 // json adds what a JSON value holds: nothing for null, the elements of an array.
 func (s *side) json(raw []byte, arrays bool) {
-	i := skipSpace(raw, 0)
-	end := skipValue(raw, i)
+	i := jsonscan.Space(raw, 0)
+	end := jsonscan.Value(raw, i)
 	if end < 0 {
 		s.elements = append(s.elements, element{raw: raw, tag: tagBroken})
 		return
@@ -409,7 +410,7 @@ func (s *side) json(raw []byte, arrays bool) {
 		e.raw = raw[1 : len(raw)-1]
 		if slices.Contains(e.raw, '\\') {
 			start := len(s.arena)
-			s.arena = unquote(s.arena, e.raw)
+			s.arena = jsonscan.Unquote(s.arena, e.raw)
 			e.raw = s.arena[start:len(s.arena):len(s.arena)]
 		}
 	case '{':
@@ -419,16 +420,16 @@ func (s *side) json(raw []byte, arrays bool) {
 			e.tag = tagComposite
 			break
 		}
-		i = skipSpace(raw, 1)
+		i = jsonscan.Space(raw, 1)
 		for i < len(raw) && raw[i] != ']' {
-			end := skipValue(raw, i)
+			end := jsonscan.Value(raw, i)
 			if end < 0 {
 				s.elements = append(s.elements, element{raw: raw, tag: tagBroken})
 				return
 			}
 			s.json(raw[i:end], false)
-			if i = skipSpace(raw, end); i < len(raw) && raw[i] == ',' {
-				i = skipSpace(raw, i+1)
+			if i = jsonscan.Space(raw, end); i < len(raw) && raw[i] == ',' {
+				i = jsonscan.Space(raw, i+1)
 			}
 		}
 		return

@@ -3,14 +3,14 @@ package trigger
 import (
 	"fmt"
 	"strings"
-	"unicode/utf16"
 	"unicode/utf8"
+
+	"github.com/pgautomate/pgautomate/internal/jsonscan"
 )
 
-// Two readers of JSON live here. The first builds a tree of a query that keeps
-// offsets, the order of members and numbers as they were written, and refuses
-// what is not JSON. The second (members, skipValue) finds a member in a jsonb
-// value that Postgres printed, without building or allocating anything.
+// The reader of queries builds a tree that keeps offsets, the order of members and
+// numbers as they were written, and refuses what is not JSON. What Postgres printed
+// is read by package jsonscan.
 
 // jval is a JSON value of a query. kind is the first byte of its text ('0' for
 // every number).
@@ -241,7 +241,7 @@ func (p *jsonParser) string() string {
 			if plain {
 				return raw
 			}
-			return string(unquote(nil, raw))
+			return string(jsonscan.Unquote(nil, raw))
 		case c == '\\':
 			plain = false
 			p.at++
@@ -251,7 +251,7 @@ func (p *jsonParser) string() string {
 			case 'u':
 				p.at++
 				for range 4 {
-					if !isHex(p.peek()) {
+					if !jsonscan.IsHex(p.peek()) {
 						p.fail("expected four hexadecimal digits after \\u")
 					}
 					p.at++
@@ -304,202 +304,4 @@ func (p *jsonParser) number() {
 		}
 		p.digits()
 	}
-}
-
-func isHex(c byte) bool {
-	return c >= '0' && c <= '9' || c|0x20 >= 'a' && c|0x20 <= 'f'
-}
-
-func hex4[S []byte | string](s S) rune {
-	var r rune
-	for i := range 4 {
-		c := s[i]
-		switch {
-		case c <= '9':
-			c -= '0'
-		default:
-			c = c | 0x20 - 'a' + 10
-		}
-		r = r<<4 | rune(c)
-	}
-	return r
-}
-
-// unquote appends the meaning of a JSON string's inside. Broken escapes, which
-// neither Postgres nor the parser above let through, become U+FFFD.
-func unquote[S []byte | string](dst []byte, s S) []byte {
-	for i := 0; i < len(s); {
-		c := s[i]
-		if c != '\\' {
-			dst = append(dst, c)
-			i++
-			continue
-		}
-		if i+1 >= len(s) {
-			return utf8.AppendRune(dst, utf8.RuneError)
-		}
-		i += 2
-		switch s[i-1] {
-		case 'b':
-			dst = append(dst, '\b')
-		case 'f':
-			dst = append(dst, '\f')
-		case 'n':
-			dst = append(dst, '\n')
-		case 'r':
-			dst = append(dst, '\r')
-		case 't':
-			dst = append(dst, '\t')
-		case '"', '\\', '/':
-			dst = append(dst, s[i-1])
-		case 'u':
-			r, ok := unicodeEscape(s, i)
-			if !ok {
-				dst = utf8.AppendRune(dst, utf8.RuneError)
-				continue
-			}
-			i += 4
-			if utf16.IsSurrogate(r) {
-				low, ok := rune(0), false
-				if i+1 < len(s) && s[i] == '\\' && s[i+1] == 'u' {
-					low, ok = unicodeEscape(s, i+2)
-				}
-				if pair := utf16.DecodeRune(r, low); ok && pair != utf8.RuneError {
-					r = pair
-					i += 6
-				} else {
-					r = utf8.RuneError
-				}
-			}
-			dst = utf8.AppendRune(dst, r)
-		default:
-			dst = utf8.AppendRune(dst, utf8.RuneError)
-		}
-	}
-	return dst
-}
-
-func unicodeEscape[S []byte | string](s S, i int) (rune, bool) {
-	if i+4 > len(s) {
-		return 0, false
-	}
-	for j := range 4 {
-		if !isHex(s[i+j]) {
-			return 0, false
-		}
-	}
-	return hex4(s[i:]), true
-}
-
-// member is one member of a JSON object in a row. key is the inside of its
-// string, escapes and all.
-type member struct {
-	key, val []byte
-}
-
-// members appends the members of a JSON object. It is false for text that is
-// not an object; it trusts Postgres for the rest.
-func members(dst []member, b []byte) ([]member, bool) {
-	i := skipSpace(b, 0)
-	if i >= len(b) || b[i] != '{' {
-		return dst, false
-	}
-	i = skipSpace(b, i+1)
-	if i < len(b) && b[i] == '}' {
-		return dst, true
-	}
-	for {
-		i = skipSpace(b, i)
-		if i >= len(b) || b[i] != '"' {
-			return dst, false
-		}
-		keyEnd := skipValue(b, i)
-		if keyEnd < 0 {
-			return dst, false
-		}
-		key := b[i+1 : keyEnd-1]
-		i = skipSpace(b, keyEnd)
-		if i >= len(b) || b[i] != ':' {
-			return dst, false
-		}
-		i = skipSpace(b, i+1)
-		end := skipValue(b, i)
-		if end < 0 {
-			return dst, false
-		}
-		dst = append(dst, member{key: key, val: b[i:end]})
-		i = skipSpace(b, end)
-		if i >= len(b) {
-			return dst, false
-		}
-		switch b[i] {
-		case ',':
-			i++
-		case '}':
-			return dst, true
-		default:
-			return dst, false
-		}
-	}
-}
-
-func skipSpace(b []byte, i int) int {
-	for i < len(b) && (b[i] == ' ' || b[i] == '\n' || b[i] == '\t' || b[i] == '\r') {
-		i++
-	}
-	return i
-}
-
-// skipValue gives the end of the value that starts at i, or -1.
-func skipValue(b []byte, i int) int {
-	if i >= len(b) {
-		return -1
-	}
-	switch b[i] {
-	case '"':
-		return skipString(b, i)
-	case '{', '[':
-		depth := 0
-		for i < len(b) {
-			switch b[i] {
-			case '"':
-				if i = skipString(b, i); i < 0 {
-					return -1
-				}
-				continue
-			case '{', '[':
-				depth++
-			case '}', ']':
-				if depth--; depth == 0 {
-					return i + 1
-				}
-			}
-			i++
-		}
-		return -1
-	}
-	start := i
-	for i < len(b) {
-		switch b[i] {
-		case ',', '}', ']', ' ', '\n', '\t', '\r', ':', '"', '{', '[':
-			if i == start {
-				return -1
-			}
-			return i
-		}
-		i++
-	}
-	return i
-}
-
-func skipString(b []byte, i int) int {
-	for i++; i < len(b); i++ {
-		switch b[i] {
-		case '\\':
-			i++
-		case '"':
-			return i + 1
-		}
-	}
-	return -1
 }

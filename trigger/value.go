@@ -6,6 +6,8 @@ import (
 	"time"
 	"unicode"
 	"unicode/utf8"
+
+	"github.com/pgautomate/pgautomate/internal/jsonscan"
 )
 
 // Values in the text forms that Postgres prints them in.
@@ -511,7 +513,7 @@ func isUUID(s string) bool {
 			if s[i] != '-' {
 				return false
 			}
-		} else if !isHex(s[i]) {
+		} else if !jsonscan.IsHex(s[i]) {
 			return false
 		}
 	}

@@ -14,6 +14,8 @@ import (
 
 	"github.com/cockroachdb/apd/v3"
 	"pgregory.net/rapid"
+
+	"github.com/pgautomate/pgautomate/internal/jsonscan"
 )
 
 func TestNumberOrder(t *testing.T) {
@@ -357,7 +359,7 @@ func FuzzJSONValue(f *testing.F) {
 	f.Fuzz(func(t *testing.T, data []byte) {
 		var sd side
 		sd.json(data, true)
-		got, ok := members(nil, data)
+		got, ok := jsonscan.Members(nil, data)
 		var want map[string]json.RawMessage
 		if !json.Valid(data) || json.Unmarshal(data, &want) != nil || want == nil {
 			return
@@ -368,15 +370,15 @@ func FuzzJSONValue(f *testing.F) {
 		seen := map[string]bool{}
 		for _, g := range slices.Backward(got) {
 			var key string
-			if err := json.Unmarshal([]byte(`"`+string(g.key)+`"`), &key); err != nil {
+			if err := json.Unmarshal([]byte(`"`+string(g.Key)+`"`), &key); err != nil {
 				t.Fatal(err)
 			}
-			if !seen[key] && string(want[key]) != string(g.val) {
-				t.Fatalf("%s: %q is %s, want %s", data, key, g.val, want[key])
+			if !seen[key] && string(want[key]) != string(g.Value) {
+				t.Fatalf("%s: %q is %s, want %s", data, key, g.Value, want[key])
 			}
 			seen[key] = true
-			if utf8.Valid(g.key) && string(unquote(nil, g.key)) != key {
-				t.Fatalf("%q unquoted: %q", g.key, unquote(nil, g.key))
+			if utf8.Valid(g.Key) && string(jsonscan.Unquote(nil, g.Key)) != key {
+				t.Fatalf("%q unquoted: %q", g.Key, jsonscan.Unquote(nil, g.Key))
 			}
 		}
 		if len(seen) != len(want) {
