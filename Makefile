@@ -35,8 +35,14 @@ race: ## run all tests with the race detector
 	@scripts/test.sh -race $(or $(ARGS),./...)
 
 .PHONY: bench
-bench: ## run the Go benchmarks of matching and of draining (beside pg_recvlogical)
-	@scripts/test.sh -run '^$$' -bench . -benchtime 2s ./trigger ./feed
+bench: ## measure the engine beside references on a private Postgres, up to 15 minutes; ARGS="--quick" takes 2
+	@scripts/ensure-postgres.sh
+	@$(MAKE) --no-print-directory -s build
+	@bin/pgautomate bench $(ARGS)
+
+.PHONY: bench-go
+bench-go: ## run the Go benchmarks of matching, of draining (beside pg_recvlogical) and of the mirror
+	@scripts/test.sh -run '^$$' -bench . -benchtime 2s ./trigger ./feed ./mirror
 
 .PHONY: lint
 lint: ## gofmt, go vet, golangci-lint

@@ -179,6 +179,7 @@ func (r *run) start(ctx context.Context) error {
 	if err := r.template(ctx); err != nil {
 		return err
 	}
+	r.report.dir = r.dir
 	r.report.Server = fmt.Sprintf("Postgres %s on this machine, over loopback; fsync, synchronous_commit and full_page_writes on, "+
 		"shared_buffers %s, max_wal_size %s, autovacuum on; %d CPUs, %s",
 		r.server.Version(), settings["shared_buffers"], settings["max_wal_size"], runtime.NumCPU(), runtime.Version())

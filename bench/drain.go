@@ -33,7 +33,7 @@ func (d *database) mark(ctx context.Context) (change.LSN, error) {
 	if err != nil {
 		return 0, err
 	}
-	if err := d.run(ctx, "UPDATE lead SET text14 = text14 WHERE id = 1"); err != nil {
+	if err := d.run(ctx, "UPDATE lead SET text14 = clock_timestamp()::text WHERE id = 1"); err != nil {
 		return 0, err
 	}
 	return end, d.run(ctx, "CHECKPOINT")

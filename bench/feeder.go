@@ -76,6 +76,11 @@ func (f *feeder) Apply(ctx context.Context, commits []*change.Commit, position c
 	return err
 }
 
+// LookAhead implements feed.Ahead.
+func (f *feeder) LookAhead(ctx context.Context, checkpoint change.EndLSN) (*feed.LookAhead, error) {
+	return f.matcher.LookAhead(ctx, checkpoint)
+}
+
 // running is a feed that goes on until it is stopped.
 type running struct {
 	feed  *feed.Feed

@@ -61,6 +61,8 @@ type Report struct {
 	Figures []Figure
 	Server  string // on what
 	Took    time.Duration
+
+	dir string // where the server was
 }
 
 // WriteJSON writes {"figures": […]}.

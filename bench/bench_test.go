@@ -1,0 +1,176 @@
+package bench
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"flag"
+	"fmt"
+	"log/slog"
+	"maps"
+	"math"
+	"os"
+	"os/signal"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/pgautomate/pgautomate"
+)
+
+// TestMain is also the engine that the benchmarks start as a process.
+func TestMain(m *testing.M) {
+	if len(os.Args) > 1 && os.Args[1] == "engine" {
+		if err := engine(os.Args[2:]); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		return
+	}
+	os.Exit(m.Run())
+}
+
+func engine(args []string) error {
+	f := flag.NewFlagSet("engine", flag.ContinueOnError)
+	url := f.String("database-url", "", "")
+	only := f.String("only", "", "")
+	f.String("log-level", "", "")
+	if err := f.Parse(args); err != nil {
+		return err
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
+	defer stop()
+	e, err := pgautomate.New(ctx, pgautomate.Config{
+		DatabaseURL: *url, Parts: []pgautomate.Part{pgautomate.Part(*only)}, Logger: slog.New(slog.DiscardHandler),
+	})
+	if err != nil {
+		return err
+	}
+	if err := e.Prepare(ctx); err != nil {
+		return err
+	}
+	go func() {
+		for e.Ready(ctx) != nil {
+			time.Sleep(10 * time.Millisecond)
+		}
+		fmt.Println("ready")
+	}()
+	return e.Run(ctx)
+}
+
+var tiny = scale{
+	triggers: 300, organizations: 100, whale: 200, matching: 5 * time.Millisecond, reps: 1,
+	rows: 2000, batches: 1000, singles: 200, fires: 1000, perTx: 100,
+	pace: 200, phase: 300 * time.Millisecond, leads: 1000, workers: 20, steady: 400 * time.Millisecond,
+	claim: 200, fewParked: 100, parked: 500, finished: 1000,
+	edits: 2, large: 1000,
+}
+
+// promised are the names that others rely on.
+var promised = []string{
+	"match_only", "trigger_bytes", "trigger_load", "trigger_edit_live", "match_one_org", "feed_drain_1000", "feed_drain_1", "feed_drain_none",
+	"feed_fire_1pct", "feed_fire_all", "commit_to_job_p50", "commit_to_job_p99", "cpu_per_change", "related_exactness", "actions_1_org",
+	"actions_1000_orgs", "lateness_p99", "claim_5m_parked", "app_writes", "rss",
+}
+
+func TestEveryFigureIsThere(t *testing.T) {
+	if testing.Short() {
+		t.Skip("runs all benchmarks")
+	}
+	program, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
+	defer cancel()
+	var progress bytes.Buffer
+	report, err := Run(ctx, Options{
+		Engine: []string{program, "engine"}, Progress: &progress, Logger: slog.New(slog.NewTextHandler(t.Output(), nil)), scale: &tiny,
+	})
+	if err != nil {
+		t.Fatalf("%v\n%s", err, progress.String())
+	}
+	if left, err := os.Stat(report.dir); !os.IsNotExist(err) {
+		t.Errorf("left behind: %v, %v", left, err)
+	}
+	var raw bytes.Buffer
+	if err := report.WriteJSON(&raw); err != nil {
+		t.Fatal(err)
+	}
+	var got struct {
+		Figures []map[string]any `json:"figures"`
+	}
+	if err := json.Unmarshal(raw.Bytes(), &got); err != nil {
+		t.Fatal(err)
+	}
+	var names []string
+	for _, f := range got.Figures {
+		name, _ := f["name"].(string)
+		names = append(names, name)
+		keys := slices.Sorted(maps.Keys(f))
+		if want := []string{"conditions", "name", "ratio", "reach", "reference", "reference_name", "unit", "value"}; !slices.Equal(keys, want) {
+			t.Errorf("%s has %v, want %v", name, keys, want)
+		}
+		for _, key := range []string{"value", "reference", "ratio", "reach"} {
+			if v, ok := f[key].(float64); !ok || v <= 0 || math.IsInf(v, 0) {
+				t.Errorf("%s: %s is %v", name, key, f[key])
+			}
+		}
+		for _, key := range []string{"unit", "reference_name", "conditions"} {
+			if text, _ := f[key].(string); text == "" {
+				t.Errorf("%s has no %s", name, key)
+			}
+		}
+	}
+	for _, name := range promised {
+		if !slices.Contains(names, name) {
+			t.Errorf("%s is missing among %v", name, names)
+		}
+	}
+	if want := Names(); !slices.Equal(slices.Sorted(slices.Values(names)), slices.Sorted(slices.Values(want))) {
+		t.Errorf("measured %v, of %v", names, want)
+	}
+	var table bytes.Buffer
+	if err := report.WriteTable(&table); err != nil || !strings.Contains(table.String(), "feed_drain_1000") {
+		t.Errorf("%v: %s", err, table.String())
+	}
+	t.Logf("\n%s", table.String())
+}
+
+func TestUnknownFigure(t *testing.T) {
+	t.Parallel()
+	if _, err := Run(t.Context(), Options{Only: []string{"speed"}}); err == nil || !strings.Contains(err.Error(), "match_only") {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestNumber(t *testing.T) {
+	t.Parallel()
+	for v, want := range map[float64]string{1234567.8: "1,234,568", 12345: "12,345", 999.4: "999", 12.34: "12.3", 0.85: "0.85", 1.3: "1.3", 2: "2"} {
+		if got := number(v); got != want {
+			t.Errorf("%v: %s, want %s", v, got, want)
+		}
+	}
+}
+
+func TestMedians(t *testing.T) {
+	t.Parallel()
+	var m turns
+	m.add(10, 20)
+	m.add(30, 20)
+	m.add(20, 40)
+	f := m.into(Figure{Reach: 1})
+	if f.Value != 20 || f.Reference != 20 || !strings.Contains(f.Conditions, "ratios 0.50 to 1.50") {
+		t.Errorf("%+v", f)
+	}
+	at := Figure{Value: 10, Ratio: 0.5, Reach: 1}
+	if at.Reached() {
+		t.Error("a ratio of 0.5 reaches 1")
+	}
+	at.of, at.most = ofValue, true
+	if at.Reached() {
+		t.Error("10 is at most 1")
+	}
+}
