@@ -99,7 +99,7 @@ func (r *run) parkedIn(ctx context.Context, name string, waiting, finished int) 
 	}
 	client, err := river.NewClient(riverpgxv5.New(d.pool), &river.Config{Schema: db.Schema, Logger: r.Logger})
 	if err != nil {
-		return nil, fmt.Errorf("River: %w", err)
+		return nil, fmt.Errorf("a client of River: %w", err)
 	}
 	s := &scheduler.Scheduler{Pool: d.pool, River: client, Logger: r.Logger}
 	s.Init()

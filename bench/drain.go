@@ -380,7 +380,7 @@ func (r *run) insertMany(ctx context.Context, f *feeder, n int) (float64, error)
 			}
 		}
 		if _, err := f.river.InsertManyFast(ctx, params); err != nil {
-			return 0, fmt.Errorf("River: %w", err)
+			return 0, fmt.Errorf("jobs of River: %w", err)
 		}
 	}
 	took := time.Since(began).Seconds()

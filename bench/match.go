@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"runtime"
+	"strings"
 	"time"
 
 	"github.com/pgautomate/pgautomate/change"
@@ -35,11 +36,8 @@ func isOneOf(values ...string) string {
 }
 
 func query(objectType string, conditions ...string) string {
-	text := `{"type":"and","queries":[{"type":"object_type","object_type":"` + objectType + `"}`
-	for _, c := range conditions {
-		text += "," + c
-	}
-	return text + "]}"
+	nodes := append([]string{`{"type":"object_type","object_type":"` + objectType + `"}`}, conditions...)
+	return `{"type":"and","queries":[` + strings.Join(nodes, ",") + "]}"
 }
 
 // anyQuery is a trigger of one to four conditions. guarded ones also ask for a number

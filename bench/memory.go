@@ -24,7 +24,7 @@ type child struct {
 func (r *run) feedProcess(ctx context.Context, d *database) (*child, error) {
 	args := append([]string{}, r.Engine[1:]...)
 	args = append(args, "--only", "feed", "--database-url", d.url, "--log-level", "warn")
-	p := &child{c: exec.CommandContext(ctx, r.Engine[0], args...), ended: make(chan error, 1)} //nolint:gosec // it is this program
+	p := &child{c: exec.CommandContext(ctx, r.Engine[0], args...), ended: make(chan error, 1)}
 	out, err := p.c.StdoutPipe()
 	if err != nil {
 		return nil, err
