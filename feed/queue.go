@@ -2,6 +2,7 @@ package feed
 
 import (
 	"sync"
+	"time"
 
 	"github.com/pgautomate/pgautomate/change"
 )
@@ -9,9 +10,11 @@ import (
 // queue holds the commits that have wholly arrived and wait to be applied. It
 // holds at most one batch, so taking all of it is natural batching: while one
 // batch is applied the next one gathers, and an idle feed applies each commit
-// at once.
+// at once. A feed that is far behind waits a little for more (patience): then
+// nobody notices, and a transaction a commit would be dear.
 type queue struct {
 	maxCommits, maxBytes int
+	patience             func() time.Duration // how long a batch may gather; nil: not at all
 
 	mu      sync.Mutex
 	commits []*change.Commit
@@ -19,15 +22,18 @@ type queue struct {
 	idle    change.EndLSN // a position to write as a checkpoint when no commit does
 	look    bool          // the standbys are to be looked at
 	closed  bool
+	full    bool // a commit waits for room
+	calm    bool // nothing more is on its way
 
-	ready chan struct{} // there is something to take, or the queue is closed
-	space chan struct{} // something was taken
+	ready  chan struct{} // there is something to take, or the queue is closed
+	space  chan struct{} // something was taken
+	enough chan struct{} // there is no reason to gather on
 }
 
 func newQueue(maxCommits, maxBytes int) *queue {
 	return &queue{
 		maxCommits: maxCommits, maxBytes: maxBytes,
-		ready: make(chan struct{}, 1), space: make(chan struct{}, 1),
+		ready: make(chan struct{}, 1), space: make(chan struct{}, 1), enough: make(chan struct{}, 1),
 	}
 }
 
@@ -37,10 +43,13 @@ func (q *queue) push(c *change.Commit, size int) bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if n := len(q.commits); n > 0 && (n >= q.maxCommits || q.bytes+size > q.maxBytes) {
+		q.full = true
+		signal(q.enough)
 		return false
 	}
 	q.commits = append(q.commits, c)
 	q.bytes += size
+	q.calm = false
 	signal(q.ready)
 	return true
 }
@@ -67,6 +76,43 @@ func (q *queue) close() {
 	defer q.mu.Unlock()
 	q.closed = true
 	signal(q.ready)
+	signal(q.enough)
+}
+
+// nothingMore says that what is there is all that has been sent, or that the reader
+// waits for its being applied.
+func (q *queue) nothingMore() {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.calm = true
+	signal(q.enough)
+}
+
+// gather waits for more commits, at most for the patience. The lock is held, but not meanwhile.
+func (q *queue) gather() {
+	var end <-chan time.Time
+	for !q.closed && !q.full && !q.calm && len(q.commits) < q.maxCommits && q.bytes < q.maxBytes {
+		if end == nil {
+			wait := q.patience()
+			if wait <= 0 {
+				return
+			}
+			t := time.NewTimer(wait)
+			defer t.Stop()
+			end = t.C
+		}
+		q.mu.Unlock()
+		over := false
+		select {
+		case <-q.enough:
+		case <-end:
+			over = true
+		}
+		q.mu.Lock()
+		if over {
+			return
+		}
+	}
 }
 
 // take waits for and takes all there is, in the slice reuse. Without commits,
@@ -76,11 +122,14 @@ func (q *queue) take(reuse []*change.Commit) (commits []*change.Commit, idle cha
 	clear(reuse)
 	for {
 		q.mu.Lock()
+		if len(q.commits) > 0 && q.patience != nil {
+			q.gather()
+		}
 		if len(q.commits) > 0 || q.idle != 0 || q.look {
 			commits, q.commits = q.commits, reuse[:0]
 			idle, q.idle = q.idle, 0
 			q.look = false
-			q.bytes = 0
+			q.bytes, q.full = 0, false
 			if q.closed {
 				signal(q.ready)
 			}

@@ -54,6 +54,10 @@ type session struct {
 	statusEvery time.Duration
 	skipTo      change.EndLSN // commits that end here or before are already applied
 
+	// behind is how long after its commit the latest transaction was sent, by the
+	// server's clock alone.
+	behind atomic.Int64
+
 	applied  chan struct{} // signal: the applier moved on
 	spills   spills        // commits that are in files
 	done     chan struct{} // the applier has ended
@@ -66,6 +70,7 @@ type session struct {
 	open      bool // between BEGIN and COMMIT
 	place     place
 	start     change.LSN // of the message, by its envelope: for COMMIT its end
+	sent      uint64     // microseconds of the server's clock, by the envelope
 	registry  bool       // the open transaction carries a registry message
 	clock     bool       // it carries a clock message
 	ahead     *LookAhead
@@ -148,6 +153,7 @@ func (f *Feed) session(ctx context.Context) (progressed bool, err error) {
 		s.tracker = NewTracker(cp.Position, slot.confirmed) // until the standbys were looked at
 	}
 	s.place.after = cp.Position
+	s.queue.patience = s.patience
 	s.txn.limit, s.txn.dir = f.cfg.MaxTransactionBytes, f.cfg.SpillDir
 	s.txn.opened = s.spills.add
 	s.txn.pause = func() error { return s.pause(ctx) }
@@ -309,6 +315,20 @@ func (s *session) apply(ctx context.Context) {
 		s.due()
 		signal(s.applied)
 	}
+}
+
+// A feed that is this far behind gathers for so long before each transaction.
+const (
+	farBehind  = 200 * time.Millisecond
+	gatherMost = 50 * time.Millisecond
+)
+
+// patience says how long the next batch may gather: not at all as long as the feed keeps up.
+func (s *session) patience() time.Duration {
+	if time.Duration(s.behind.Load()) < farBehind {
+		return 0
+	}
+	return gatherMost
 }
 
 // due has the reader tell the server that we are further.
@@ -556,6 +576,7 @@ func (s *session) copyData(ctx context.Context, data []byte) error {
 			return s.garbled(errTruncatedMessage.Error())
 		}
 		s.start = change.LSN(binary.BigEndian.Uint64(data[1:]))
+		s.sent = binary.BigEndian.Uint64(data[17:])
 		return s.handle(ctx, data[25:])
 	case 'k':
 		if len(data) != 18 {
@@ -571,6 +592,7 @@ func (s *session) copyData(ctx context.Context, data []byte) error {
 		if well {
 			s.f.update(func(st *Status) { st.LastError, st.LastErrorAt = nil, time.Time{} })
 		}
+		s.queue.nothingMore()
 		asked := data[17] != 0
 		if asked {
 			if err := s.sendStatus(ctx); err != nil {
@@ -791,6 +813,7 @@ func (s *session) commit(ctx context.Context) error {
 	s.mu.Lock()
 	s.tracker.Commit(c.End)
 	s.mu.Unlock()
+	s.behind.Store(int64(postgresTime(s.sent).Sub(c.Time)))
 	if !s.queue.push(c, size) {
 		if err := s.waitFor(ctx, s.queue.space, func() bool { return s.queue.push(c, size) }); err != nil {
 			return err
@@ -800,6 +823,7 @@ func (s *session) commit(ctx context.Context) error {
 		return nil
 	}
 	// The barrier: what follows is resolved by the new registry.
+	s.queue.nothingMore()
 	end := c.End
 	err = s.waitFor(ctx, s.applied, func() bool {
 		s.mu.Lock()
