@@ -304,7 +304,7 @@ func (e *Engine) Prepare(ctx context.Context) error {
 	}
 	e.scheduler.Init()
 	e.executor = &jobs.Executor{
-		Lifecycle: e.lifecycle, Registry: e.registry, Vars: e.vars, GoalMet: e.goalMet, Logger: e.logger,
+		Lifecycle: e.lifecycle, Registry: e.registry, Vars: e.vars, GoalMet: e.goalMet, Suppressed: e.suppressed, Logger: e.logger,
 		Timeout: e.cfg.ActionTimeout, VisibleWithin: e.cfg.VisibleWithin,
 	}
 	if e.cfg.has(FeedPart) {

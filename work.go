@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"strings"
 	"sync"
 	"time"
 
@@ -139,6 +140,24 @@ func (e *Engine) goalMet(ctx context.Context, a *jobs.Action) (bool, error) {
 		return false, nil
 	default:
 		return false, fmt.Errorf("the pipeline's goal: %w", err)
+	}
+}
+
+// suppressed gives the reason why nothing is to be sent to an action's lead over a
+// channel, "" when it may be.
+func (e *Engine) suppressed(ctx context.Context, a *jobs.Action, channel string) (string, error) {
+	reason, err := dbq.New(e.pool).Suppression(ctx, dbq.SuppressionParams{
+		OrganizationID: a.OrganizationID, LeadType: a.ObjectType, LeadID: &a.LeadID, Channel: channel,
+	})
+	switch {
+	case errors.Is(err, pgx.ErrNoRows):
+		return "", nil
+	case err != nil:
+		return "", fmt.Errorf("suppressions: %w", err)
+	case strings.EqualFold(strings.TrimSpace(reason), "unsubscribed"):
+		return "unsubscribed", nil
+	default:
+		return "suppressed", nil
 	}
 }
 

@@ -247,6 +247,10 @@ func TestRoles(t *testing.T) {
 		`UPDATE pgautomate.triggers SET status = 'paused'`,
 		`DELETE FROM pgautomate.triggers`,
 		`SELECT pgautomate.suppress()`,
+		`INSERT INTO pgautomate.suppressions (organization_id, lead_id, channel, reason) VALUES ('a', '1', 'email', 'unsubscribed'), ('a', '2', NULL, 'bounced')`,
+		`DELETE FROM pgautomate.suppressions`,
+		`UPDATE pgautomate.pipelines SET goal = '{}'`,
+		`UPDATE pgautomate.pipelines SET goal = NULL`,
 	}
 	for _, sql := range may {
 		if err := as("pgautomate_app", sql); err != nil {

@@ -63,21 +63,22 @@ func Defaults(cfg Config) (*Registry, error) {
 		name    string
 		handler Handler
 		params  RegisterOption
+		channel string
 	}{
-		{"log", logHandler{cfg.Logger}, WithParams([]string{"message"})},
-		{"email", email, WithParams([]string{"to", "subject"}, "body", "html", "from", "reply_to", "attachments")},
-		{"webhook", webhook, WithParams([]string{"url"}, "method", "headers", "body")},
-		{"wait", waitHandler{}, WithParams(nil, "for", "until", "window")},
-		{"wait_for_reply", replyHandler{cfg.Store, cfg.Replies}, WithParams([]string{"timeout"}, "channel", "contact", "on_reply", "on_timeout")},
-		{"wait_until", untilHandler{cfg.Store, cfg.Queries, cfg.Awaiting}, WithParams([]string{"query", "timeout"}, "on_match", "on_timeout")},
-		{"branch", branchHandler{cfg.Store, cfg.Queries}, WithParams([]string{"arms"}, "else")},
-		{"move", newMove(cfg.Store), WithParams([]string{"stage"}, "pipeline", "restart")},
-		{"exit", newExit(cfg.Store), WithParams(nil, "reason")},
-		{"enter_stage", newEnterStage(cfg.Store), WithParams([]string{"pipeline", "stage"}, "lead")},
-		{"update_row", newUpdateRow(cfg.Store), WithParams([]string{"set"}, "object")},
-		{"insert_row", newInsertRow(cfg.Store), WithParams([]string{"table", "values"})},
+		{"log", logHandler{cfg.Logger}, WithParams([]string{"message"}), ""},
+		{"email", email, WithParams([]string{"to", "subject"}, "body", "html", "from", "reply_to", "attachments"), "email"},
+		{"webhook", webhook, WithParams([]string{"url"}, "method", "headers", "body"), ""},
+		{"wait", waitHandler{}, WithParams(nil, "for", "until", "window"), ""},
+		{"wait_for_reply", replyHandler{cfg.Store, cfg.Replies}, WithParams([]string{"timeout"}, "channel", "contact", "on_reply", "on_timeout"), ""},
+		{"wait_until", untilHandler{cfg.Store, cfg.Queries, cfg.Awaiting}, WithParams([]string{"query", "timeout"}, "on_match", "on_timeout"), ""},
+		{"branch", branchHandler{cfg.Store, cfg.Queries}, WithParams([]string{"arms"}, "else"), ""},
+		{"move", newMove(cfg.Store), WithParams([]string{"stage"}, "pipeline", "restart"), ""},
+		{"exit", newExit(cfg.Store), WithParams(nil, "reason"), ""},
+		{"enter_stage", newEnterStage(cfg.Store), WithParams([]string{"pipeline", "stage"}, "lead"), ""},
+		{"update_row", newUpdateRow(cfg.Store), WithParams([]string{"set"}, "object"), ""},
+		{"insert_row", newInsertRow(cfg.Store), WithParams([]string{"table", "values"}), ""},
 	} {
-		if err := r.Register(t.name, t.handler, t.params); err != nil {
+		if err := r.Register(t.name, t.handler, t.params, WithChannel(t.channel)); err != nil {
 			return nil, err
 		}
 	}

@@ -92,6 +92,9 @@ type Executor struct {
 	Logger *slog.Logger
 	// GoalMet says whether an action's lead meets the goal of its pipeline.
 	GoalMet func(ctx context.Context, a *Action) (bool, error)
+	// Suppressed gives the reason why nothing is to be sent to an action's lead over
+	// a channel: unsubscribed or suppressed; "" when it may be.
+	Suppressed func(ctx context.Context, a *Action, channel string) (string, error)
 
 	// Timeout bounds one attempt.
 	Timeout time.Duration
@@ -125,10 +128,34 @@ func (e *Executor) decide(ctx context.Context, s *Started) Outcome {
 			return e.outcome(s, attempt{err: err})
 		}
 		if met {
-			return Outcome{Status: StatusCanceled, Reason: "goal_already_met", Refund: 1, EndsRun: "goal_already_met"}
+			return endedBefore(s, "goal_already_met")
+		}
+	}
+	if channel := e.Registry.Channel(s.Action.Type); channel != "" && e.Suppressed != nil {
+		bounded, cancel := context.WithTimeout(ctx, e.Timeout)
+		reason, err := e.Suppressed(bounded, &s.Action, channel)
+		cancel()
+		if err != nil {
+			return e.outcome(s, attempt{err: err})
+		}
+		if reason != "" {
+			return endedBefore(s, reason)
 		}
 	}
 	return e.outcome(s, e.attempt(ctx, s))
+}
+
+// endedBefore is the outcome of an action that is not carried out because its run
+// is to end.
+func endedBefore(s *Started, reason string) Outcome {
+	o := Outcome{Status: StatusCanceled, Reason: reason, Refund: 1, Timer: s.Action.Resumed}
+	if s.Action.Resumed {
+		o.Refund = 0
+	}
+	if s.Action.LeadStageID != 0 {
+		o.EndsRun = reason
+	}
+	return o
 }
 
 // finish writes the outcome: until it is written, also when the database is away

@@ -38,6 +38,7 @@ type registration struct {
 	declared bool // the parameters are declared: others are refused
 	required []string
 	optional []string
+	channel  string
 }
 
 // NewRegistry makes an empty registry; Defaults makes one with the built-in types.
@@ -51,6 +52,20 @@ type RegisterOption func(*registration)
 // taken. on_error and max_attempts belong to every type and need not be declared.
 func WithParams(required []string, optional ...string) RegisterOption {
 	return func(r *registration) { r.declared, r.required, r.optional = true, required, optional }
+}
+
+// WithChannel says that the type sends something to the lead, over that channel:
+// it does not run for a lead that is suppressed there.
+func WithChannel(channel string) RegisterOption {
+	return func(r *registration) { r.channel = channel }
+}
+
+// Channel is the channel over which a type sends, "" for none.
+func (r *Registry) Channel(actionType string) string {
+	if reg := r.lookup(actionType); reg != nil {
+		return reg.channel
+	}
+	return ""
 }
 
 // Register adds an action type: lower-case letters, digits and underscores, 63

@@ -1,4 +1,4 @@
--- What ends runs and waits: replies, goals, queries. Locks: ACCESS EXCLUSIVE on
+-- What ends runs and waits: replies, goals, queries, suppressions. Locks: ACCESS EXCLUSIVE on
 -- object_types, triggers, lead_stages and lead_stage_actions, for a moment.
 
 -- +goose Up
@@ -126,7 +126,32 @@ CREATE TRIGGER triggers_of_pipelines_delete BEFORE DELETE ON pgautomate.triggers
                        AND pg_trigger_depth() = 0 AND NOT pgautomate.is_engine())
     EXECUTE FUNCTION pgautomate.triggers_of_pipelines();
 
--- As in 00002, and: where a lead was moved from.
+-- Whom nothing is to be sent to.
+CREATE TABLE pgautomate.suppressions (
+    id              bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    organization_id text NOT NULL,
+    lead_id         text,
+    subscriber_id   text,
+    channel         text,
+    reason          text NOT NULL DEFAULT 'suppressed',
+    lead_type       text NOT NULL DEFAULT 'lead',
+    created_at      timestamptz NOT NULL DEFAULT now(),
+    CONSTRAINT suppression_of_a_lead_or_a_subscriber CHECK (num_nonnulls(lead_id, subscriber_id) = 1)
+);
+CREATE UNIQUE INDEX suppressions_lead_idx ON pgautomate.suppressions (organization_id, lead_type, lead_id, coalesce(channel, '*')) WHERE lead_id IS NOT NULL;
+CREATE UNIQUE INDEX suppressions_subscriber_idx ON pgautomate.suppressions (organization_id, subscriber_id, coalesce(channel, '*')) WHERE subscriber_id IS NOT NULL;
+COMMENT ON TABLE pgautomate.suppressions IS
+    'Whom nothing is to be sent to. Before each send it is looked up; the run ends then: unsubscribed, or suppressed. Who is suppressed on all channels is not let into pipelines.';
+COMMENT ON COLUMN pgautomate.suppressions.id IS 'Counts suppressions.';
+COMMENT ON COLUMN pgautomate.suppressions.organization_id IS 'The organization whose sends are meant.';
+COMMENT ON COLUMN pgautomate.suppressions.lead_id IS 'The lead; of which object type says lead_type.';
+COMMENT ON COLUMN pgautomate.suppressions.subscriber_id IS 'Or the subscriber, by its external id.';
+COMMENT ON COLUMN pgautomate.suppressions.channel IS 'email, sms, push, chat or in_app; NULL or *: all of them.';
+COMMENT ON COLUMN pgautomate.suppressions.reason IS 'unsubscribed ends runs with that reason; all others (bounced, complained, …) with suppressed.';
+COMMENT ON COLUMN pgautomate.suppressions.lead_type IS 'The object type that lead_id is of.';
+COMMENT ON COLUMN pgautomate.suppressions.created_at IS 'Since when.';
+
+-- As in 00002, and: where a lead was moved from; who is suppressed is not let in.
 -- +goose StatementBegin
 CREATE OR REPLACE FUNCTION pgautomate.lead_stages_before_insert() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pgautomate, pg_temp AS $$
@@ -140,7 +165,7 @@ BEGIN
     IF NEW.organization_id IS NULL OR NEW.lead_id IS NULL OR NEW.pipeline_stage_id IS NULL THEN
         RAISE EXCEPTION 'lead_stages needs organization_id, lead_id and pipeline_stage_id' USING ERRCODE = 'not_null_violation';
     END IF;
-    SELECT p.id, p.organization_id, p.reenrolment INTO pipeline
+    SELECT p.id, p.organization_id, p.reenrolment, p.object_type INTO pipeline
       FROM pipeline_stages s JOIN pipelines p ON p.id = s.pipeline_id
      WHERE s.id = NEW.pipeline_stage_id;
     IF NOT FOUND THEN
@@ -180,6 +205,11 @@ BEGIN
         ELSIF run.last_entered_at + pipeline.reenrolment::interval > clock_timestamp() THEN
             refused := 'already_enrolled';
         END IF;
+    END IF;
+    IF refused IS NULL AND NEW.moved_from IS NULL AND EXISTS (
+        SELECT FROM suppressions x WHERE x.organization_id = NEW.organization_id AND x.lead_type = pipeline.object_type
+           AND x.lead_id = NEW.lead_id AND coalesce(x.channel, '*') = '*') THEN
+        refused := 'suppressed';
     END IF;
     IF refused IS NOT NULL THEN
         NEW.status := 'exited';
@@ -235,9 +265,12 @@ DECLARE
 BEGIN
     FOREACH role IN ARRAY ARRAY['pgautomate_app', 'pgautomate_readonly'] LOOP
         IF EXISTS (SELECT FROM pg_roles WHERE rolname = role) THEN
-            EXECUTE format('GRANT SELECT ON pgautomate.replies, pgautomate.awaited TO %I', role);
+            EXECUTE format('GRANT SELECT ON pgautomate.replies, pgautomate.awaited, pgautomate.suppressions TO %I', role);
         END IF;
     END LOOP;
+    IF EXISTS (SELECT FROM pg_roles WHERE rolname = 'pgautomate_app') THEN
+        GRANT INSERT, UPDATE, DELETE ON pgautomate.suppressions TO pgautomate_app;
+    END IF;
 END $$;
 -- +goose StatementEnd
 
@@ -349,6 +382,7 @@ DROP TABLE pgautomate.awaited;
 ALTER TABLE pgautomate.lead_stage_actions DROP COLUMN asks_goal;
 ALTER TABLE pgautomate.lead_stages DROP COLUMN moved_from;
 ALTER TABLE pgautomate.triggers DROP COLUMN pipeline_id;
+DROP TABLE pgautomate.suppressions;
 DROP TABLE pgautomate.replies;
 ALTER TABLE pgautomate.object_types
     DROP COLUMN reply_when, DROP COLUMN reply_lead, DROP COLUMN reply_contact, DROP COLUMN reply_channel;
