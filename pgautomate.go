@@ -208,7 +208,7 @@ func New(ctx context.Context, cfg Config) (*Engine, error) {
 		SMTP:    jobs.SMTP{URL: cfg.SMTPURL, From: cfg.EmailFrom},
 		Webhook: jobs.Webhook{Secret: cfg.WebhookSecret, Allow: cfg.WebhookAllow},
 		Store:   &scheduler.Store{Rows: e.catalog},
-		Queries: e.queries,
+		Queries: e.queries, Integrations: integrations{e.pool},
 		Replies: e.waits, Awaiting: e.waits,
 		Logger: cfg.Logger,
 	})

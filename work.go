@@ -161,6 +161,24 @@ func (e *Engine) suppressed(ctx context.Context, a *jobs.Action, channel string)
 	}
 }
 
+// integrations implements jobs.Integrations.
+type integrations struct{ pool *pgxpool.Pool }
+
+func (i integrations) Find(ctx context.Context, organization, channel, identifier string) (*jobs.Integration, error) {
+	row, err := dbq.New(i.pool).FindIntegration(ctx, dbq.FindIntegrationParams{OrganizationID: organization, Channel: channel, Identifier: identifier})
+	if errors.Is(err, pgx.ErrNoRows) {
+		return nil, nil //nolint:nilnil // nil says: none
+	}
+	if err != nil {
+		return nil, err
+	}
+	credentials, err := jobs.DecodeObject(row.Credentials)
+	if err != nil {
+		return nil, err
+	}
+	return &jobs.Integration{Identifier: row.Identifier, Provider: row.ProviderID, Credentials: credentials}, nil
+}
+
 // objectGone ends the runs of leads that were deleted or left.
 func (e *Engine) objectGone(ctx context.Context, job *river.Job[jobs.ObjectGoneArgs]) error {
 	a := job.Args

@@ -5,6 +5,7 @@ package jobs
 import (
 	"log/slog"
 	"net/netip"
+	"slices"
 )
 
 // Config is what the built-in action types need. Everything may be left out;
@@ -16,6 +17,8 @@ type Config struct {
 	Webhook Webhook
 	// Store carries out move, exit, enter_stage, update_row and insert_row.
 	Store Store
+	// Integrations knows what sends sms, push and chat.
+	Integrations Integrations
 	// Queries asks the queries of branch and wait_until.
 	Queries Queries
 	// Replies knows the leads' replies, for wait_for_reply.
@@ -58,6 +61,7 @@ func Defaults(cfg Config) (*Registry, error) {
 	if err != nil {
 		return nil, err
 	}
+	guard := addressGuard{allow: slices.Clone(cfg.Webhook.Allow)}
 	r := NewRegistry()
 	for _, t := range []struct {
 		name    string
@@ -67,6 +71,9 @@ func Defaults(cfg Config) (*Registry, error) {
 	}{
 		{"log", logHandler{cfg.Logger}, WithParams([]string{"message"}), ""},
 		{"email", email, WithParams([]string{"to", "subject"}, "body", "html", "from", "reply_to", "attachments"), "email"},
+		{"sms", smsHandler{cfg.Integrations, webhook}, WithParams([]string{"to", "body"}, "integration"), "sms"},
+		{"push", chatHandler{"push", cfg.Integrations, guard}, WithParams([]string{"body"}, "url", "title", "integration"), "push"},
+		{"chat", chatHandler{"chat", cfg.Integrations, guard}, WithParams([]string{"body"}, "url", "title", "integration"), "chat"},
 		{"webhook", webhook, WithParams([]string{"url"}, "method", "headers", "body"), ""},
 		{"wait", waitHandler{}, WithParams(nil, "for", "until", "window"), ""},
 		{"wait_for_reply", replyHandler{cfg.Store, cfg.Replies}, WithParams([]string{"timeout"}, "channel", "contact", "on_reply", "on_timeout"), ""},

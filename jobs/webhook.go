@@ -153,7 +153,7 @@ func (h *webhookHandler) Run(ctx context.Context, a *Action) (Result, error) {
 		ContentType: resp.Header.Get("Content-Type"),
 		Body:        strings.ReplaceAll(strings.ToValidUTF8(string(answer[:min(len(answer), webhookKeepLimit)]), "\uFFFD"), "\x00", "\uFFFD"),
 	}
-	return Result{Output: out}, answerError(call.url, resp, out.Body)
+	return Result{Output: out}, answerError("webhook", call.url, resp, out.Body)
 }
 
 func (h *webhookHandler) Validate(params json.RawMessage) error {
@@ -315,28 +315,33 @@ func (h *webhookHandler) body(ctx context.Context, a *Action, method string, ren
 }
 
 func (h *webhookHandler) explain(ctx context.Context, u *url.URL, err error) error {
+	return h.explainCall(ctx, "webhook", u, err)
+}
+
+// explainCall says what became of a call that got no answer; what names it.
+func (h *webhookHandler) explainCall(ctx context.Context, what string, u *url.URL, err error) error {
 	var refused *refusedAddressError
 	switch {
 	case errors.As(err, &refused):
-		return Permanentf("webhook to %s: %w", u.Host, refused)
+		return Permanentf("%s to %s: %w", what, u.Host, refused)
 	case errors.Is(ctx.Err(), context.Canceled):
 		return ctx.Err()
 	case errors.Is(err, context.DeadlineExceeded):
-		return fmt.Errorf("webhook to %s: no answer within %s", u.Host, h.timeout)
+		return fmt.Errorf("%s to %s: no answer within %s", what, u.Host, h.timeout)
 	}
 	if wrapped, ok := errors.AsType[*url.Error](err); ok {
 		err = wrapped.Err
 	}
-	return fmt.Errorf("webhook to %s: %s", u.Host, oneLine(err.Error()))
+	return fmt.Errorf("%s to %s: %s", what, u.Host, oneLine(err.Error()))
 }
 
-// answerError is what an answer means: nil for 2xx.
-func answerError(u *url.URL, resp *http.Response, body string) error {
+// answerError is what an answer means: nil for 2xx; what names the call.
+func answerError(what string, u *url.URL, resp *http.Response, body string) error {
 	code := resp.StatusCode
 	if code/100 == 2 {
 		return nil
 	}
-	err := fmt.Errorf("webhook to %s answered %d %s", u.Host, code, http.StatusText(code))
+	err := fmt.Errorf("%s to %s answered %d %s", what, u.Host, code, http.StatusText(code))
 	if body = excerpt(body); body != "" {
 		err = fmt.Errorf("%w: %s", err, body)
 	}

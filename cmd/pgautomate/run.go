@@ -155,6 +155,7 @@ func (a *app) serve(ctx context.Context, cfg pgautomate.Config, only []string, l
 	if cfg.DatabaseURL, err = a.database(ctx); err != nil {
 		return err
 	}
+	jobs.GuardTransport(cfg.WebhookAllow) // push and chat dial through it
 	var box *mailbox.Mailbox
 	if os.Getenv("PGAUTOMATE_DEV") == "1" {
 		if box, err = mailbox.Start(ctx, "127.0.0.1:0"); err != nil {

@@ -1,4 +1,5 @@
--- What ends runs and waits: replies, goals, queries, suppressions. Locks: ACCESS EXCLUSIVE on
+-- What ends runs and waits: replies, goals, queries, suppressions; and what
+-- sends. Locks: ACCESS EXCLUSIVE on
 -- object_types, triggers, lead_stages and lead_stage_actions, for a moment.
 
 -- +goose Up
@@ -151,6 +152,41 @@ COMMENT ON COLUMN pgautomate.suppressions.reason IS 'unsubscribed ends runs with
 COMMENT ON COLUMN pgautomate.suppressions.lead_type IS 'The object type that lead_id is of.';
 COMMENT ON COLUMN pgautomate.suppressions.created_at IS 'Since when.';
 
+-- What sends for an organization.
+CREATE TABLE pgautomate.integrations (
+    id              bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    organization_id text NOT NULL,
+    identifier      text NOT NULL DEFAULT substr(md5(random()::text || clock_timestamp()::text), 1, 12),
+    name            text NOT NULL DEFAULT '',
+    provider_id     text NOT NULL,
+    channel         text NOT NULL CHECK (channel IN ('email', 'sms', 'push', 'chat', 'in_app')),
+    credentials     jsonb NOT NULL DEFAULT '{}' CHECK (jsonb_typeof(credentials) = 'object'),
+    conditions      jsonb,
+    active          boolean NOT NULL DEFAULT true,
+    is_primary      boolean NOT NULL DEFAULT false,
+    priority        integer NOT NULL DEFAULT 0,
+    created_at      timestamptz NOT NULL DEFAULT now(),
+    updated_at      timestamptz NOT NULL DEFAULT now(),
+    UNIQUE (organization_id, identifier)
+);
+CREATE INDEX integrations_channel_idx ON pgautomate.integrations (organization_id, channel, priority, id) WHERE active;
+CREATE UNIQUE INDEX integrations_primary_idx ON pgautomate.integrations (organization_id, channel) WHERE is_primary;
+COMMENT ON TABLE pgautomate.integrations IS 'What sends for an organization, by channel: the primary one, else the first by priority.';
+COMMENT ON COLUMN pgautomate.integrations.id IS 'Counts integrations.';
+COMMENT ON COLUMN pgautomate.integrations.organization_id IS 'Whose it is.';
+COMMENT ON COLUMN pgautomate.integrations.identifier IS 'Names it in actions (integration).';
+COMMENT ON COLUMN pgautomate.integrations.name IS 'For people.';
+COMMENT ON COLUMN pgautomate.integrations.provider_id IS 'sms: twilio, generic-sms; push and chat: any name.';
+COMMENT ON COLUMN pgautomate.integrations.channel IS 'email, sms, push, chat or in_app.';
+COMMENT ON COLUMN pgautomate.integrations.credentials IS
+    'twilio: accountSid, token, from; generic-sms: baseUrl, from, apiKeyRequestHeader, apiKey, secretKeyRequestHeader, secretKey, idPath; push and chat: url (shoutrrr). The roles for apps and readers don''t see them.';
+COMMENT ON COLUMN pgautomate.integrations.conditions IS 'When it is used; NULL: always.';
+COMMENT ON COLUMN pgautomate.integrations.active IS 'One that is not active sends nothing.';
+COMMENT ON COLUMN pgautomate.integrations.is_primary IS 'The one that is used first; one for each organization and channel.';
+COMMENT ON COLUMN pgautomate.integrations.priority IS 'The order of the others, the smallest first.';
+COMMENT ON COLUMN pgautomate.integrations.created_at IS 'Since when.';
+COMMENT ON COLUMN pgautomate.integrations.updated_at IS 'When it was last changed.';
+
 -- As in 00002, and: where a lead was moved from; who is suppressed is not let in.
 -- +goose StatementBegin
 CREATE OR REPLACE FUNCTION pgautomate.lead_stages_before_insert() RETURNS trigger
@@ -266,6 +302,7 @@ BEGIN
     FOREACH role IN ARRAY ARRAY['pgautomate_app', 'pgautomate_readonly'] LOOP
         IF EXISTS (SELECT FROM pg_roles WHERE rolname = role) THEN
             EXECUTE format('GRANT SELECT ON pgautomate.replies, pgautomate.awaited, pgautomate.suppressions TO %I', role);
+            EXECUTE format('GRANT SELECT (id, organization_id, identifier, name, provider_id, channel, conditions, active, is_primary, priority, created_at, updated_at) ON pgautomate.integrations TO %I', role);
         END IF;
     END LOOP;
     IF EXISTS (SELECT FROM pg_roles WHERE rolname = 'pgautomate_app') THEN
@@ -382,6 +419,7 @@ DROP TABLE pgautomate.awaited;
 ALTER TABLE pgautomate.lead_stage_actions DROP COLUMN asks_goal;
 ALTER TABLE pgautomate.lead_stages DROP COLUMN moved_from;
 ALTER TABLE pgautomate.triggers DROP COLUMN pipeline_id;
+DROP TABLE pgautomate.integrations;
 DROP TABLE pgautomate.suppressions;
 DROP TABLE pgautomate.replies;
 ALTER TABLE pgautomate.object_types
