@@ -9,6 +9,29 @@ import (
 	"time"
 )
 
+type PgautomateImport struct {
+	ID              int64
+	FileName        string
+	FileBytes       int64
+	FileSha256      []byte
+	TableName       string
+	PipelineStageID *int64
+	OrganizationID  *string
+	Status          string
+	// So many bytes of the file are done: their rows are imported or rejected.
+	Position int64
+	// The line of the file that comes next, less one.
+	Line     int64
+	Imported int64
+	Rejected int64
+	// Leads that entered the stage.
+	Entered int64
+	// Leads that are imported but could not enter the stage: reason -> count.
+	Refused   json.RawMessage
+	StartedAt time.Time
+	UpdatedAt time.Time
+}
+
 // Relations between watched tables, both ways, read from their foreign keys by `pgautomate watch`.
 type PgautomateObjectRelation struct {
 	ThisObjectType    string
