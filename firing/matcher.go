@@ -15,6 +15,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"slices"
 	"strconv"
 	"sync"
@@ -25,6 +26,7 @@ import (
 	"github.com/jackc/pgx/v5/pgtype"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/riverqueue/river"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/pgautomate/pgautomate/catalog"
 	"github.com/pgautomate/pgautomate/change"
@@ -187,10 +189,6 @@ func (m *Matcher) load(ctx context.Context, q *dbq.Queries) error {
 		}
 		m.identity(name, t.Identity, t.AlterIdentity())
 	}
-	rows, err := q.LiveTriggers(ctx)
-	if err != nil {
-		return fmt.Errorf("live triggers: %w", err)
-	}
 	zones, err := q.OrganizationTimeZones(ctx)
 	if err != nil {
 		return fmt.Errorf("time zones: %w", err)
@@ -202,7 +200,7 @@ func (m *Matcher) load(ctx context.Context, q *dbq.Queries) error {
 		}
 		locations[z.ID] = byName[z.TimeZone]
 	}
-	for _, r := range rows {
+	err = liveTriggers(ctx, q, func(r *dbq.LiveTriggersRow) {
 		m.put(definition{
 			id: r.TriggerID, version: r.Version, organization: r.OrganizationID, name: r.Name,
 			objectType: r.ObjectType, query: r.Query, beforeQuery: r.BeforeQuery, extraFilter: r.ExtraFilter, location: locations[r.OrganizationID],
@@ -210,6 +208,9 @@ func (m *Matcher) load(ctx context.Context, q *dbq.Queries) error {
 		if r.TimersSet {
 			m.set.Armed(r.TriggerID)
 		}
+	})
+	if err != nil {
+		return err
 	}
 	if err := m.timers.load(ctx, q); err != nil {
 		return err
@@ -224,6 +225,36 @@ func (m *Matcher) load(ctx context.Context, q *dbq.Queries) error {
 	m.observeLive()
 	m.Logger.InfoContext(ctx, "triggers loaded", "live", m.set.Len(), "broken", len(m.set.Broken()), "took", time.Since(start).Round(time.Millisecond))
 	return nil
+}
+
+// liveTriggers calls f with each live trigger. While one page is taken in, the next
+// one is read: there may be millions, more than should be in memory at one time.
+func liveTriggers(ctx context.Context, q *dbq.Queries, f func(*dbq.LiveTriggersRow)) error {
+	const most = 10_000
+	pages := make(chan []dbq.LiveTriggersRow, 1)
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error {
+		defer close(pages)
+		for after := int64(math.MinInt64); ; {
+			page, err := q.LiveTriggers(ctx, dbq.LiveTriggersParams{After: after, Most: most})
+			if err != nil {
+				return fmt.Errorf("live triggers: %w", err)
+			}
+			if len(page) > 0 {
+				after = page[len(page)-1].TriggerID
+				pages <- page
+			}
+			if len(page) < most {
+				return nil
+			}
+		}
+	})
+	for page := range pages {
+		for i := range page {
+			f(&page[i])
+		}
+	}
+	return group.Wait()
 }
 
 // mended finds triggers that are shown as invalid and compile now: their table

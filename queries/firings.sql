@@ -40,11 +40,13 @@ ON CONFLICT (trigger_id) DO UPDATE SET version = excluded.version;
 WITH timers AS (DELETE FROM pgautomate.trigger_timers WHERE trigger_id = ANY (@trigger_ids::bigint[]))
 DELETE FROM pgautomate.live_triggers WHERE trigger_id = ANY (@trigger_ids::bigint[]);
 
+-- By pages, in the order of live_triggers_pkey.
 -- name: LiveTriggers :many
 SELECT v.trigger_id, v.version, v.organization_id, v.name, v.object_type, v.query, v.before_query, v.extra_filter,
        coalesce(l.timers_version = v.version, false)::boolean AS timers_set
   FROM pgautomate.live_triggers l
-  JOIN pgautomate.trigger_versions v ON v.trigger_id = l.trigger_id AND v.version = l.version;
+  JOIN pgautomate.trigger_versions v ON v.trigger_id = l.trigger_id AND v.version = l.version
+ WHERE l.trigger_id > @after ORDER BY l.trigger_id LIMIT @most;
 
 -- Live ones that are shown as invalid. triggers_troubled_idx.
 -- name: InvalidTriggers :many

@@ -259,7 +259,13 @@ SELECT v.trigger_id, v.version, v.organization_id, v.name, v.object_type, v.quer
        coalesce(l.timers_version = v.version, false)::boolean AS timers_set
   FROM pgautomate.live_triggers l
   JOIN pgautomate.trigger_versions v ON v.trigger_id = l.trigger_id AND v.version = l.version
+ WHERE l.trigger_id > $1 ORDER BY l.trigger_id LIMIT $2
 `
+
+type LiveTriggersParams struct {
+	After int64
+	Most  int32
+}
 
 type LiveTriggersRow struct {
 	TriggerID      int64
@@ -273,8 +279,9 @@ type LiveTriggersRow struct {
 	TimersSet      bool
 }
 
-func (q *Queries) LiveTriggers(ctx context.Context) ([]LiveTriggersRow, error) {
-	rows, err := q.db.Query(ctx, liveTriggers)
+// By pages, in the order of live_triggers_pkey.
+func (q *Queries) LiveTriggers(ctx context.Context, arg LiveTriggersParams) ([]LiveTriggersRow, error) {
+	rows, err := q.db.Query(ctx, liveTriggers, arg.After, arg.Most)
 	if err != nil {
 		return nil, err
 	}
