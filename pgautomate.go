@@ -110,6 +110,9 @@ type Config struct {
 	SpillDir string
 	// Poll is how often the scheduler looks for what became due; default 50 ms.
 	Poll time.Duration
+	// MaxEntriesPerHour is how often within an hour automations may let a lead enter
+	// the stages of one pipeline; default 50. Then its run ends: loop_suppressed.
+	MaxEntriesPerHour int
 	// AskEvery is how often the queries of wait_until actions are asked that no
 	// trigger can have; default 30 s.
 	AskEvery time.Duration
@@ -147,6 +150,7 @@ type Engine struct {
 	lifecycle *scheduler.Lifecycle
 	waits     *scheduler.Waits
 	runs      *scheduler.Runs
+	store     *scheduler.Store
 	queries   *catalog.Queries
 	firings   *scheduler.Batcher[firingKey, error]
 	executor  *jobs.Executor
@@ -199,6 +203,7 @@ func New(ctx context.Context, cfg Config) (*Engine, error) {
 		return nil, err
 	}
 	e.queries = &catalog.Queries{Catalog: e.catalog, Pool: e.pool}
+	e.store = &scheduler.Store{Rows: e.catalog, MaxEntries: int64(cfg.MaxEntriesPerHour)}
 	e.runs = &scheduler.Runs{Pool: e.pool}
 	e.waits = &scheduler.Waits{
 		Pool: e.pool, Changed: func() { e.scheduler.Wake() }, Logger: cfg.Logger,
@@ -207,7 +212,7 @@ func New(ctx context.Context, cfg Config) (*Engine, error) {
 	e.registry, err = jobs.Defaults(jobs.Config{
 		SMTP:    jobs.SMTP{URL: cfg.SMTPURL, From: cfg.EmailFrom},
 		Webhook: jobs.Webhook{Secret: cfg.WebhookSecret, Allow: cfg.WebhookAllow},
-		Store:   &scheduler.Store{Rows: e.catalog},
+		Store:   e.store,
 		Queries: e.queries, Integrations: integrations{e.pool},
 		Replies: e.waits, Awaiting: e.waits,
 		Logger: cfg.Logger,
@@ -293,7 +298,7 @@ func (e *Engine) Prepare(ctx context.Context) error {
 	}
 	q := dbq.New(e.pool)
 	e.lifecycle = scheduler.NewLifecycle(scheduler.LifecycleConfig{
-		Pool: e.pool, Logger: e.logger, WorkerID: e.worker.ID, Store: &scheduler.Store{Rows: e.catalog}, Zones: e.zones,
+		Pool: e.pool, Logger: e.logger, WorkerID: e.worker.ID, Store: e.store, Zones: e.zones,
 		Changed: func() { e.scheduler.Wake() }, Observer: e.metrics,
 	})
 	e.firings = scheduler.NewBatcher(500, 2, func(ctx context.Context, keys []firingKey) ([]error, error) {

@@ -35,3 +35,19 @@ SELECT id FROM pgautomate.pipelines WHERE object_type = @object_type AND organiz
 -- The goal that a run's pipeline has now. Primary keys.
 -- name: RunGoal :one
 SELECT p.goal FROM pgautomate.lead_stages s JOIN pgautomate.pipelines p ON p.id = s.pipeline_id WHERE s.id = @lead_stage_id;
+
+-- How often a lead entered a pipeline's stages lately. lead_stages_lead_idx.
+-- name: EntriesLately :one
+SELECT count(*) FROM pgautomate.lead_stages s
+ WHERE s.organization_id = @organization_id AND s.lead_id = @lead_id AND s.entered_at > now() - interval '1 hour'
+   AND s.pipeline_id = @pipeline_id AND s.reason IS DISTINCT FROM 'loop_suppressed';
+
+-- name: NoteLoop :exec
+INSERT INTO pgautomate.feed_notes (kind, detail)
+VALUES ('loop_suppressed', jsonb_build_object('organization_id', @organization_id::text, 'lead_id', @lead_id::text, 'action_id', @action_id::bigint,
+        'pipeline', @pipeline::text, 'stage', @stage::text, 'entries', @entries::bigint));
+
+-- An entry that was not let through.
+-- name: RefuseEntry :exec
+INSERT INTO pgautomate.lead_stages (organization_id, lead_id, pipeline_id, pipeline_stage_id, status, reason, finished_at)
+VALUES (@organization_id, @lead_id, 0, @pipeline_stage_id, 'exited', @reason, clock_timestamp());

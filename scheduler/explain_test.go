@@ -188,7 +188,7 @@ func TestNoQueryReadsMoreThanIsDue(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	l := NewLifecycle(LifecycleConfig{Pool: pool, Logger: logger, WorkerID: worker, Store: &Store{noVars{}}})
+	l := NewLifecycle(LifecycleConfig{Pool: pool, Logger: logger, WorkerID: worker, Store: &Store{Rows: noVars{}}})
 	defer l.Stop()
 	s := &Scheduler{Pool: pool, River: client, Logger: logger, Lifecycle: l}
 	s.Init()

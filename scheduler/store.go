@@ -20,7 +20,38 @@ type Rows interface {
 
 // Store carries out the effects of actions in the database: it moves leads
 // between stages; rows of watched tables it leaves to Rows. It implements jobs.Store.
-type Store struct{ Rows }
+type Store struct {
+	Rows
+
+	// MaxEntries is how often within an hour an automation may let a lead enter the
+	// stages of one pipeline; default 50. Beyond it, it goes round in a circle.
+	MaxEntries int64
+}
+
+const defaultMaxEntries = 50
+
+// circle says whether a lead has entered a pipeline so often that it goes round
+// in a circle, and notes it.
+func (s *Store) circle(ctx context.Context, q *dbq.Queries, a *jobs.Action, lead string, target dbq.FindStageRow) (bool, error) {
+	most := s.MaxEntries
+	if most == 0 {
+		most = defaultMaxEntries
+	}
+	n, err := q.EntriesLately(ctx, dbq.EntriesLatelyParams{OrganizationID: a.OrganizationID, LeadID: lead, PipelineID: target.PipelineID})
+	if err != nil {
+		return false, fmt.Errorf("entries of lead %s: %w", lead, err)
+	}
+	if n < most {
+		return false, nil
+	}
+	err = q.NoteLoop(ctx, dbq.NoteLoopParams{
+		OrganizationID: a.OrganizationID, LeadID: lead, ActionID: a.ID, Pipeline: target.PipelineName, Stage: target.StageName, Entries: n,
+	})
+	if err != nil {
+		return false, fmt.Errorf("note of a loop: %w", err)
+	}
+	return true, nil
+}
 
 // MoveLead closes the action's stage (reason moved) and enters another one, of
 // the same pipeline unless another is named; the same one only with restart.
@@ -45,6 +76,11 @@ func (s *Store) MoveLead(ctx context.Context, tx pgx.Tx, a *jobs.Action, pipelin
 	}
 	if target.ID == now.PipelineStageID && !restart {
 		return jobs.Permanentf("stage %q is the one that the lead is in: name another, or say restart: true to begin it again", stage)
+	}
+	if round, err := s.circle(ctx, q, a, a.LeadID, target); err != nil {
+		return err
+	} else if round {
+		return s.endRun(ctx, tx, a, "exited", "loop_suppressed", "loop_suppressed")
 	}
 	if target.PipelineID != now.PipelineID {
 		if _, err := q.CloseStages(ctx, dbq.CloseStagesParams{
@@ -88,6 +124,12 @@ func (s *Store) EnterStage(ctx context.Context, tx pgx.Tx, a *jobs.Action, pipel
 	}
 	if lead == "" {
 		lead = a.LeadID
+	}
+	if round, err := s.circle(ctx, q, a, lead, target); err != nil {
+		return err
+	} else if round {
+		reason := "loop_suppressed"
+		return q.RefuseEntry(ctx, dbq.RefuseEntryParams{OrganizationID: a.OrganizationID, LeadID: lead, PipelineStageID: target.ID, Reason: &reason})
 	}
 	var cause json.RawMessage
 	depth := 0

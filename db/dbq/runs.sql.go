@@ -60,6 +60,26 @@ func (q *Queries) ActiveRuns(ctx context.Context, arg ActiveRunsParams) ([]Activ
 	return items, nil
 }
 
+const entriesLately = `-- name: EntriesLately :one
+SELECT count(*) FROM pgautomate.lead_stages s
+ WHERE s.organization_id = $1 AND s.lead_id = $2 AND s.entered_at > now() - interval '1 hour'
+   AND s.pipeline_id = $3 AND s.reason IS DISTINCT FROM 'loop_suppressed'
+`
+
+type EntriesLatelyParams struct {
+	OrganizationID string
+	LeadID         string
+	PipelineID     int64
+}
+
+// How often a lead entered a pipeline's stages lately. lead_stages_lead_idx.
+func (q *Queries) EntriesLately(ctx context.Context, arg EntriesLatelyParams) (int64, error) {
+	row := q.db.QueryRow(ctx, entriesLately, arg.OrganizationID, arg.LeadID, arg.PipelineID)
+	var count int64
+	err := row.Scan(&count)
+	return count, err
+}
+
 const goalsMet = `-- name: GoalsMet :many
 
 SELECT f.id, f.organization_id, f.object_id AS lead_id, p.id AS pipeline_id, f.committed_at
@@ -155,6 +175,33 @@ func (q *Queries) LockRuns(ctx context.Context, arg LockRunsParams) ([]LockRunsR
 	return items, nil
 }
 
+const noteLoop = `-- name: NoteLoop :exec
+INSERT INTO pgautomate.feed_notes (kind, detail)
+VALUES ('loop_suppressed', jsonb_build_object('organization_id', $1::text, 'lead_id', $2::text, 'action_id', $3::bigint,
+        'pipeline', $4::text, 'stage', $5::text, 'entries', $6::bigint))
+`
+
+type NoteLoopParams struct {
+	OrganizationID string
+	LeadID         string
+	ActionID       int64
+	Pipeline       string
+	Stage          string
+	Entries        int64
+}
+
+func (q *Queries) NoteLoop(ctx context.Context, arg NoteLoopParams) error {
+	_, err := q.db.Exec(ctx, noteLoop,
+		arg.OrganizationID,
+		arg.LeadID,
+		arg.ActionID,
+		arg.Pipeline,
+		arg.Stage,
+		arg.Entries,
+	)
+	return err
+}
+
 const pipelinesOf = `-- name: PipelinesOf :many
 SELECT id FROM pgautomate.pipelines WHERE object_type = $1 AND organization_id = $2
 `
@@ -183,6 +230,29 @@ func (q *Queries) PipelinesOf(ctx context.Context, arg PipelinesOfParams) ([]int
 		return nil, err
 	}
 	return items, nil
+}
+
+const refuseEntry = `-- name: RefuseEntry :exec
+INSERT INTO pgautomate.lead_stages (organization_id, lead_id, pipeline_id, pipeline_stage_id, status, reason, finished_at)
+VALUES ($1, $2, 0, $3, 'exited', $4, clock_timestamp())
+`
+
+type RefuseEntryParams struct {
+	OrganizationID  string
+	LeadID          string
+	PipelineStageID int64
+	Reason          *string
+}
+
+// An entry that was not let through.
+func (q *Queries) RefuseEntry(ctx context.Context, arg RefuseEntryParams) error {
+	_, err := q.db.Exec(ctx, refuseEntry,
+		arg.OrganizationID,
+		arg.LeadID,
+		arg.PipelineStageID,
+		arg.Reason,
+	)
+	return err
 }
 
 const runGoal = `-- name: RunGoal :one
