@@ -141,7 +141,7 @@ UPDATE pgautomate.lead_stage_actions a
  WHERE a.id = ANY (ARRAY(SELECT free.id FROM free WHERE free.wanted))
 RETURNING a.id, a.organization_id, a.lead_id, a.lead_stage_id, a.sequence_number, a.action_type, a.params, a.attempt,
           a.max_attempts, a.perform_at, a.result, a.object_type, a.firing_id, a.firing_at, a.cause, a.depth, a.fence,
-          a.timer, a.waiting_since, a.asks_goal, now()::timestamptz AS now;
+          a.timer, a.waiting_since, a.asks_goal, a.waits_from, now()::timestamptz AS now;
 
 -- name: StillQueued :many
 SELECT id FROM pgautomate.lead_stage_actions WHERE id = ANY (@ids::bigint[]) AND status = 'queued';

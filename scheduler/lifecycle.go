@@ -164,7 +164,11 @@ func (l *Lifecycle) startBatch(ctx context.Context, ids []int64) ([]startAnswer,
 		s := l.started(&rows[i], taken)
 		answers[index[rows[i].ID]].started = s
 		if l.observe != nil && !s.Action.Resumed {
-			l.observe.Started(s.Action.Type, max(0, s.Action.Now.Sub(s.Action.PerformAt)))
+			due := s.Action.Now
+			if rows[i].PerformAt != nil {
+				due = *rows[i].PerformAt
+			}
+			l.observe.Started(s.Action.Type, max(0, s.Action.Now.Sub(due)))
 		}
 	}
 	if len(rows) < len(index) {
@@ -224,6 +228,9 @@ func (l *Lifecycle) started(r *dbq.StartActionsRow, taken time.Time) *jobs.Start
 	}
 	if r.PerformAt != nil {
 		s.Action.PerformAt = *r.PerformAt
+	}
+	if r.WaitsFrom != nil && !r.Timer {
+		s.Action.PerformAt = *r.WaitsFrom
 	}
 	if r.FiringID != nil {
 		s.Action.FiringID = *r.FiringID

@@ -224,7 +224,7 @@ func TestOpenAPI(t *testing.T) {
 		"GET /v1/triggers/{id}/backfills", "GET /v1/triggers/{id}/backfills/{backfill_id}", "GET /v1/triggers/{id}/firings",
 		"PATCH /v1/pipelines/{id}", "PATCH /v1/triggers/{id}",
 		"POST /v1/actions/{id}/cancel", "POST /v1/actions/{id}/retry", "POST /v1/keys", "POST /v1/pipelines",
-		"POST /v1/pipelines/{id}/leads", "POST /v1/triggers", "POST /v1/triggers/preview", "POST /v1/triggers/validate",
+		"POST /v1/pipelines/{id}/apply", "POST /v1/pipelines/{id}/dry-run", "POST /v1/pipelines/{id}/leads", "POST /v1/triggers", "POST /v1/triggers/preview", "POST /v1/triggers/validate",
 		"POST /v1/triggers/{id}/backfill", "POST /v1/triggers/{id}/explain",
 		"PUT /v1/pipelines/{id}", "PUT /v1/throttles",
 	}

@@ -15,6 +15,7 @@ import (
 
 	"github.com/pgautomate/pgautomate/db/dbq"
 	"github.com/pgautomate/pgautomate/jobs"
+	"github.com/pgautomate/pgautomate/scheduler"
 	"github.com/pgautomate/pgautomate/trigger"
 )
 
@@ -220,6 +221,34 @@ func (s *Server) registerPipelines() {
 		}
 		b := &in.Body
 		return s.changePipeline(ctx, row, pipelineChange{b.Name, b.Status, b.Reenrolment, b.Goal, b.Stages})
+	})
+
+	type applyInput struct {
+		OrgParam
+
+		ID   string `path:"id"`
+		Body *struct {
+			PerMinute int `json:"per_minute,omitempty" minimum:"0" maximum:"1000000" doc:"At most so many leads go on in a minute because of it; 0: all at once."`
+		} `required:"false"`
+	}
+	route(s, huma.Operation{
+		OperationID: "apply-pipeline", Method: http.MethodPost, Path: "/v1/pipelines/{id}/apply", Tags: tags, Summary: "Give parked leads the newest version",
+		Description: "Leads keep the actions of the stage they are in until this is asked for. What a lead waits for stays if the stage still has it; a wait " +
+			"of the same place takes the new time, counted from when it began; is it gone, the lead goes on from there.",
+	}, func(ctx context.Context, in *applyInput) (*Single[scheduler.Applied], error) {
+		row, err := s.pipeline(ctx, &in.OrgParam, in.ID)
+		if err != nil {
+			return nil, err
+		}
+		perMinute := 0
+		if in.Body != nil {
+			perMinute = in.Body.PerMinute
+		}
+		done, err := scheduler.Apply(ctx, s.pool, row.ID, perMinute)
+		if err != nil {
+			return nil, err
+		}
+		return single(done), nil
 	})
 
 	route(s, huma.Operation{

@@ -101,3 +101,22 @@ func TestGoals(t *testing.T) {
 	s.call(404, "DELETE", path, s.b, "")
 	s.call(204, "DELETE", "/v1/triggers/"+s.call(201, "POST", "/v1/triggers", s.a, `{"name":"t","object_type":"lead","query":`+query+`,"action_type":"log","action_params":{"message":"x"}}`).id(), s.a, "")
 }
+
+func TestApply(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	path := "/v1/pipelines/" + s.call(201, "POST", "/v1/pipelines", s.a, `{"name":"p","stages":`+stages+`}`).id()
+	s.call(200, "POST", path+"/leads", s.a, `{"lead_ids":["1","2"]}`)
+	same := s.call(200, "POST", path+"/apply", s.a, "")
+	same.want(2.0, "data", "kept")
+	s.call(200, "PATCH", path, s.a, `{"stages":[{"name":"new","actions":[{"action_type":"log","params":{"message":"1"}},{"action_type":"log","params":{"message":"3"}}]},{"name":"old"}]}`)
+	done := s.call(200, "POST", path+"/apply", s.a, `{"per_minute":60}`)
+	done.want(2.0, "data", "applied")
+	done.want(0.0, "data", "kept")
+	done.want(0.0, "data", "moved_on")
+	if got := s.text(`SELECT string_agg(params ->> 'message', ' ' ORDER BY id) FROM pgautomate.lead_stage_actions WHERE lead_id = '1' AND status = 'pending'`); got != "1 3" {
+		t.Errorf("the lead's actions are %s", got)
+	}
+	s.call(404, "POST", path+"/apply", s.b, "")
+	s.call(422, "POST", path+"/apply", s.a, `{"per_minute":-1}`).wantError("/per_minute", "invalid")
+}

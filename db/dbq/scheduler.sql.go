@@ -1067,7 +1067,7 @@ UPDATE pgautomate.lead_stage_actions a
  WHERE a.id = ANY (ARRAY(SELECT free.id FROM free WHERE free.wanted))
 RETURNING a.id, a.organization_id, a.lead_id, a.lead_stage_id, a.sequence_number, a.action_type, a.params, a.attempt,
           a.max_attempts, a.perform_at, a.result, a.object_type, a.firing_id, a.firing_at, a.cause, a.depth, a.fence,
-          a.timer, a.waiting_since, a.asks_goal, now()::timestamptz AS now
+          a.timer, a.waiting_since, a.asks_goal, a.waits_from, now()::timestamptz AS now
 `
 
 type StartActionsParams struct {
@@ -1096,6 +1096,7 @@ type StartActionsRow struct {
 	Timer          bool
 	WaitingSince   *time.Time
 	AsksGoal       bool
+	WaitsFrom      *time.Time
 	Now            time.Time
 }
 
@@ -1131,6 +1132,7 @@ func (q *Queries) StartActions(ctx context.Context, arg StartActionsParams) ([]S
 			&i.Timer,
 			&i.WaitingSince,
 			&i.AsksGoal,
+			&i.WaitsFrom,
 			&i.Now,
 		); err != nil {
 			return nil, err

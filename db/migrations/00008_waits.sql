@@ -48,6 +48,8 @@ ALTER TABLE pgautomate.lead_stages ADD COLUMN moved_from bigint;
 COMMENT ON COLUMN pgautomate.lead_stages.moved_from IS 'The stage (lead_stages.id) from which the lead was moved; NULL: its run begins here.';
 
 ALTER TABLE pgautomate.lead_stage_actions ADD COLUMN asks_goal boolean NOT NULL DEFAULT false;
+ALTER TABLE pgautomate.lead_stage_actions ADD COLUMN waits_from timestamptz;
+COMMENT ON COLUMN pgautomate.lead_stage_actions.waits_from IS 'What a wait''s time is counted from, where that is not perform_at: a new version was applied to it.';
 COMMENT ON COLUMN pgautomate.lead_stage_actions.asks_goal IS
     'The first action of a run whose pipeline has a goal: before it starts, the lead is asked whether it meets that already.';
 
@@ -416,7 +418,7 @@ DELETE FROM pgautomate.triggers WHERE pipeline_id IS NOT NULL OR awaited_id IS N
 DROP INDEX pgautomate.lead_stage_actions_awaited_idx;
 ALTER TABLE pgautomate.triggers DROP COLUMN awaited_id;
 DROP TABLE pgautomate.awaited;
-ALTER TABLE pgautomate.lead_stage_actions DROP COLUMN asks_goal;
+ALTER TABLE pgautomate.lead_stage_actions DROP COLUMN asks_goal, DROP COLUMN waits_from;
 ALTER TABLE pgautomate.lead_stages DROP COLUMN moved_from;
 ALTER TABLE pgautomate.triggers DROP COLUMN pipeline_id;
 DROP TABLE pgautomate.integrations;
