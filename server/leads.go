@@ -14,6 +14,7 @@ import (
 
 	"github.com/pgautomate/pgautomate/catalog"
 	"github.com/pgautomate/pgautomate/db/dbq"
+	"github.com/pgautomate/pgautomate/jobs"
 	"github.com/pgautomate/pgautomate/trigger"
 )
 
@@ -136,6 +137,45 @@ func (s *Server) registerLeads() {
 			return nil, err
 		}
 		return single(out), nil
+	})
+
+	type dryRunInput struct {
+		OrgParam
+
+		ID   string `path:"id"`
+		Body struct {
+			LeadID string `json:"lead_id" minLength:"1" maxLength:"1000"`
+			Stage  string `json:"stage,omitempty" maxLength:"200" doc:"Name or id; the first stage when left out."`
+		}
+	}
+	route(s, huma.Operation{
+		OperationID: "dry-run-pipeline", Method: http.MethodPost, Path: "/v1/pipelines/{id}/dry-run", Tags: []string{"pipelines"},
+		Summary: "What would happen to a lead that entered now", Description: "Nothing is written or sent. Branches are decided on the rows as they are now; " +
+			"replies, and queries that are not met yet, are assumed not to come.",
+	}, func(ctx context.Context, in *dryRunInput) (*Single[*jobs.DryRun], error) {
+		row, err := s.pipeline(ctx, &in.OrgParam, in.ID)
+		if err != nil {
+			return nil, err
+		}
+		if s.dryRun == nil {
+			return nil, problemf(http.StatusNotImplemented, "this process runs no engine: ask one that does")
+		}
+		stages, err := s.q.ApiPipelineStages(ctx, []int64{row.ID})
+		if err != nil {
+			return nil, err
+		}
+		stage, err := pickStage(stages, in.Body.Stage)
+		if err != nil {
+			return nil, err
+		}
+		run, err := s.dryRun(ctx, row.ID, stage, in.Body.LeadID)
+		if err != nil {
+			return nil, err
+		}
+		if run == nil {
+			return nil, notFound(row.ObjectType, in.Body.LeadID)
+		}
+		return single(run), nil
 	})
 
 	type timelineInput struct {

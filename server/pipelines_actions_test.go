@@ -1,7 +1,9 @@
 package server_test
 
 import (
+	"context"
 	"encoding/json"
+	"fmt"
 	"strings"
 	"testing"
 
@@ -119,4 +121,29 @@ func TestApply(t *testing.T) {
 	}
 	s.call(404, "POST", path+"/apply", s.b, "")
 	s.call(422, "POST", path+"/apply", s.a, `{"per_minute":-1}`).wantError("/per_minute", "invalid")
+}
+
+func TestDryRunRoute(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, func(c *server.Config) {
+		c.DryRun = func(_ context.Context, _, stage int64, lead string) (*jobs.DryRun, error) {
+			if lead == "nobody" {
+				return nil, nil
+			}
+			return &jobs.DryRun{LeadID: lead, Actions: []jobs.DryRunAction{{ActionType: "log", SequenceNumber: int(stage)}}, Status: "completed"}, nil
+		}
+	})
+	made := s.call(201, "POST", "/v1/pipelines", s.a, `{"name":"p","stages":`+stages+`}`)
+	path := "/v1/pipelines/" + made.id() + "/dry-run"
+	s.call(200, "POST", path, s.a, `{"lead_id":"7"}`).want("log", "data", "actions", 0, "action_type")
+	old := s.call(200, "POST", path, s.a, `{"lead_id":"7","stage":"old"}`)
+	if got, want := fmt.Sprint(old.get("data", "actions", 0, "sequence_number")), fmt.Sprint(made.get("data", "stages", 1, "id")); got != want {
+		t.Errorf("the stage is %s, want %s", got, want)
+	}
+	s.call(404, "POST", path, s.a, `{"lead_id":"nobody"}`)
+	s.call(404, "POST", path, s.b, `{"lead_id":"7"}`)
+	s.call(422, "POST", path, s.a, `{"lead_id":"7","stage":"none"}`).wantError("/stage", "unknown_stage")
+	s.call(422, "POST", path, s.a, `{}`)
+	bare := newSite(t)
+	bare.call(501, "POST", "/v1/pipelines/"+bare.call(201, "POST", "/v1/pipelines", bare.a, `{"name":"p","stages":[{"name":"s"}]}`).id()+"/dry-run", bare.a, `{"lead_id":"7"}`)
 }

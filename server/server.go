@@ -92,6 +92,9 @@ type Config struct {
 	River *river.Client[pgx.Tx]
 	// Objects is required.
 	Objects Objects
+	// DryRun says what would happen to a lead that entered the stage (0: the first)
+	// of a pipeline now; nil when there is no such lead. Without it the route answers 501.
+	DryRun func(ctx context.Context, pipeline, stage int64, lead string) (*jobs.DryRun, error)
 	// Actions is required.
 	Actions ActionTypes
 	// Health, when nil, makes /readyz ask only whether the database answers.
@@ -127,6 +130,7 @@ type Server struct {
 	registry   *prometheus.Registry
 	river      *riverui.Handler
 	mailbox    bool
+	dryRun     func(ctx context.Context, pipeline, stage int64, lead string) (*jobs.DryRun, error)
 	handler    http.Handler
 }
 
@@ -149,7 +153,7 @@ func New(cfg Config) (*Server, error) {
 	s := &Server{
 		pool: cfg.Pool, q: dbq.New(cfg.Pool), objects: cfg.Objects, actions: cfg.Actions, health: cfg.Health,
 		log: cfg.Logger, version: cfg.Version, requireKey: cfg.RequireKey, keys: newKeyCache(cfg.Pool),
-		registry: cfg.Registry, mailbox: cfg.Mailbox != nil,
+		registry: cfg.Registry, mailbox: cfg.Mailbox != nil, dryRun: cfg.DryRun,
 	}
 	s.overview = newOverviewCache(s)
 	var err error

@@ -190,7 +190,7 @@ func (a *app) serve(ctx context.Context, cfg pgautomate.Config, only []string, l
 
 func (a *app) handlerConfig(engine *pgautomate.Engine, box *mailbox.Mailbox) server.Config {
 	cfg := server.Config{
-		Pool: engine.Pool(), River: engine.River(), Objects: engine.Catalog(), Actions: engine.Registry(),
+		Pool: engine.Pool(), River: engine.River(), Objects: engine.Catalog(), Actions: engine.Registry(), DryRun: engine.DryRun,
 		Health: health{engine}, Registry: engine.Metrics(), Logger: a.logger, Version: version,
 	}
 	if box != nil {
