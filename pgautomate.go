@@ -116,6 +116,13 @@ type Config struct {
 	// AskEvery is how often the queries of wait_until actions are asked that no
 	// trigger can have; default 30 s.
 	AskEvery time.Duration
+	// ArchiveAfter is how long finished actions stay in the table of those to be
+	// done, before they move to that of their month, which inherits from it; default
+	// a day, at least an hour.
+	ArchiveAfter time.Duration
+	// KeepFinished is how long finished actions are kept, by whole months; default 0:
+	// for ever.
+	KeepFinished time.Duration
 }
 
 // Part is a part of the engine that a process may run by itself. Several
@@ -237,6 +244,7 @@ func (c Config) withDefaults() Config {
 	setDefault(&c.VisibleWithin, 5*time.Minute)
 	setDefault(&c.DeadAfter, 30*time.Second)
 	setDefault(&c.DrainTimeout, 20*time.Second)
+	setDefault(&c.ArchiveAfter, 24*time.Hour)
 	return c
 }
 
@@ -306,6 +314,7 @@ func (e *Engine) Prepare(ctx context.Context) error {
 	})
 	e.scheduler = &scheduler.Scheduler{
 		Pool: e.pool, River: e.river, Logger: e.logger, Lifecycle: e.lifecycle, DeadAfter: e.cfg.DeadAfter, Poll: e.cfg.Poll,
+		ArchiveAfter: max(e.cfg.ArchiveAfter, time.Hour), KeepFinished: e.cfg.KeepFinished,
 	}
 	e.scheduler.Init()
 	e.executor = &jobs.Executor{

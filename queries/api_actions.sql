@@ -38,6 +38,11 @@ UPDATE pgautomate.lead_stage_actions SET status = 'canceled'
  WHERE id = @id AND (organization_id = sqlc.narg(organization_id) OR sqlc.narg(organization_id) IS NULL)
    AND status IN ('pending', 'queued', 'delayed');
 
+-- What finished long ago has left the table; to be retried it must be there.
+-- name: ApiBringBackActions :exec
+SELECT pgautomate.bring_back_actions(@id) WHERE EXISTS (SELECT FROM pgautomate.lead_stage_actions
+ WHERE id = @id AND (organization_id = sqlc.narg(organization_id) OR sqlc.narg(organization_id) IS NULL));
+
 -- name: ApiLockRunOfAction :exec
 -- By lead_runs_pkey. What entries of the lead wait for, so that none comes between.
 SELECT r.entries FROM pgautomate.lead_stage_actions a

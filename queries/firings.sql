@@ -96,6 +96,8 @@ SELECT f.organization_id, f.object_id, v.action_type, v.action_params,
   JOIN pgautomate.trigger_firings f ON f.id = w.id AND f.committed_at = w.committed_at
   JOIN pgautomate.trigger_versions v ON v.trigger_id = f.trigger_id AND v.version = f.trigger_version
  WHERE NOT (v.action_type = 'goal' AND v.action_params ? 'pipeline_id' OR v.action_type = 'wake' AND v.action_params ? 'awaited')
+   AND (f.fired_at > now() - interval '1 hour' -- later its action may be among the finished ones
+        OR NOT EXISTS (SELECT FROM pgautomate.lead_stage_actions o WHERE o.firing_id = f.id))
  ORDER BY f.id
 ON CONFLICT (firing_id) WHERE firing_id IS NOT NULL DO NOTHING
 RETURNING id, firing_id;

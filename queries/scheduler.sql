@@ -20,7 +20,7 @@ ON CONFLICT (organization_id, action_type) DO UPDATE SET next_at = least(l.next_
 
 -- Queued and running by type, all organizations. lead_stage_actions_in_flight_idx; reads only what is in flight.
 -- name: InFlight :many
-SELECT action_type, count(*) AS actions FROM pgautomate.lead_stage_actions
+SELECT action_type, count(*) AS actions FROM ONLY pgautomate.lead_stage_actions
  WHERE status IN ('queued', 'running') GROUP BY action_type;
 
 -- What live workers can run at once, by type.
@@ -56,11 +56,11 @@ SELECT organization_id, action_type FROM pgautomate.lanes
 -- what of it is used.
 -- name: LaneHeads :many
 SELECT w.organization_id::text AS organization_id, w.action_type::text AS action_type,
-       (SELECT a.perform_at FROM pgautomate.lead_stage_actions a
+       (SELECT a.perform_at FROM ONLY pgautomate.lead_stage_actions a
          WHERE a.organization_id = w.organization_id AND a.action_type = w.action_type
            AND a.status = 'pending' AND a.perform_at IS NOT NULL AND NOT a.paused
          ORDER BY a.perform_at, a.id LIMIT 1) AS pending_at,
-       (SELECT a.perform_at FROM pgautomate.lead_stage_actions a
+       (SELECT a.perform_at FROM ONLY pgautomate.lead_stage_actions a
          WHERE a.organization_id = w.organization_id AND a.action_type = w.action_type AND a.status = 'delayed' AND NOT a.paused
          ORDER BY a.perform_at, a.id LIMIT 1) AS timer_at,
        now()::timestamptz AS now,
@@ -79,7 +79,7 @@ SELECT w.organization_id::text AS organization_id, w.action_type::text AS action
           AND s.slice_end > now() - th.per) u ON th.max_starts IS NOT NULL
   LEFT JOIN LATERAL (
        SELECT count(*) FILTER (WHERE a.status = 'queued') AS queued, count(*) FILTER (WHERE a.status = 'running') AS running
-         FROM pgautomate.lead_stage_actions a
+         FROM ONLY pgautomate.lead_stage_actions a
         WHERE a.organization_id = w.organization_id AND a.status IN ('queued', 'running')
           AND (a.action_type = th.action_type
                OR th.action_type = '*' AND NOT EXISTS (
@@ -91,13 +91,13 @@ SELECT w.organization_id::text AS organization_id, w.action_type::text AS action
 -- The due-query: each lane's oldest due actions, as many as it may have.
 -- lead_stage_actions_due_idx; reads exactly what it claims.
 -- name: ClaimDue :many
-UPDATE pgautomate.lead_stage_actions q SET status = 'queued', queued_at = now()
+UPDATE ONLY pgautomate.lead_stage_actions q SET status = 'queued', queued_at = now()
  WHERE q.id = ANY (ARRAY(
        SELECT d.id
          FROM (SELECT unnest(@organization_ids::text[]) AS organization_id, unnest(@action_types::text[]) AS action_type,
                       unnest(@most::bigint[]) AS most) w
         CROSS JOIN LATERAL (
-              SELECT a.id FROM pgautomate.lead_stage_actions a
+              SELECT a.id FROM ONLY pgautomate.lead_stage_actions a
                WHERE a.organization_id = w.organization_id AND a.action_type = w.action_type
                  AND a.status = 'pending' AND a.perform_at IS NOT NULL AND NOT a.paused AND a.perform_at <= now()
                ORDER BY a.perform_at, a.id LIMIT w.most FOR UPDATE SKIP LOCKED) d))
@@ -105,12 +105,12 @@ RETURNING q.id, q.organization_id, q.action_type;
 
 -- Timers that have run out: no start, so no token. lead_stage_actions_timer_idx.
 -- name: ClaimTimers :many
-UPDATE pgautomate.lead_stage_actions q SET status = 'queued', queued_at = now()
+UPDATE ONLY pgautomate.lead_stage_actions q SET status = 'queued', queued_at = now()
  WHERE q.id = ANY (ARRAY(
        SELECT d.id
          FROM (SELECT unnest(@organization_ids::text[]) AS organization_id, unnest(@action_types::text[]) AS action_type) w
         CROSS JOIN LATERAL (
-              SELECT a.id FROM pgautomate.lead_stage_actions a
+              SELECT a.id FROM ONLY pgautomate.lead_stage_actions a
                WHERE a.organization_id = w.organization_id AND a.action_type = w.action_type
                  AND a.status = 'delayed' AND NOT a.paused AND a.perform_at <= now()
                ORDER BY a.perform_at, a.id LIMIT @most::bigint FOR UPDATE SKIP LOCKED) d))
@@ -128,13 +128,13 @@ UPDATE pgautomate.lanes l SET next_at = w.next_at
 WITH free AS MATERIALIZED (
     SELECT a.id, (a.lead_stage_id IS NULL OR EXISTS (
                SELECT FROM pgautomate.lead_stages s WHERE s.id = a.lead_stage_id AND s.status = 'active')) AS wanted
-      FROM pgautomate.lead_stage_actions a
+      FROM ONLY pgautomate.lead_stage_actions a
      WHERE a.id = ANY (@ids::bigint[]) AND a.status = 'queued' FOR UPDATE OF a SKIP LOCKED
 ), unwanted AS (
-    UPDATE pgautomate.lead_stage_actions a SET status = 'canceled', reason = 'stage_left', finished_at = now()
+    UPDATE ONLY pgautomate.lead_stage_actions a SET status = 'canceled', reason = 'stage_left', finished_at = now()
      WHERE a.id = ANY (ARRAY(SELECT free.id FROM free WHERE NOT free.wanted))
 )
-UPDATE pgautomate.lead_stage_actions a
+UPDATE ONLY pgautomate.lead_stage_actions a
    SET status = 'running', worker_id = @worker_id::bigint, fence = a.fence + 1,
        started_at = CASE WHEN a.timer THEN a.started_at ELSE now() END,
        attempt = a.attempt + CASE WHEN a.timer THEN 0 ELSE 1 END
@@ -144,7 +144,7 @@ RETURNING a.id, a.organization_id, a.lead_id, a.lead_stage_id, a.sequence_number
           a.timer, a.waiting_since, a.asks_goal, a.waits_from, now()::timestamptz AS now;
 
 -- name: StillQueued :many
-SELECT id FROM pgautomate.lead_stage_actions WHERE id = ANY (@ids::bigint[]) AND status = 'queued';
+SELECT id FROM ONLY pgautomate.lead_stage_actions WHERE id = ANY (@ids::bigint[]) AND status = 'queued';
 
 -- Counts starts against their budgets, in slices of a 64th of the window.
 -- name: CountStarts :exec
@@ -176,20 +176,20 @@ WITH done AS MATERIALIZED (
 ), stage AS MATERIALIZED (
     SELECT s.id, s.status FROM pgautomate.lead_stages s
      WHERE s.id = ANY (ARRAY(
-           SELECT a.lead_stage_id FROM pgautomate.lead_stage_actions a JOIN done d ON d.id = a.id
+           SELECT a.lead_stage_id FROM ONLY pgautomate.lead_stage_actions a JOIN done d ON d.id = a.id
             WHERE a.id = ANY (@ids::bigint[]) AND d.status IN ('pending', 'delayed')))
        FOR SHARE SKIP LOCKED
 ), free AS MATERIALIZED (
     SELECT a.id, (d.status IN ('pending', 'delayed') AND a.lead_stage_id IS NOT NULL AND NOT EXISTS (
                SELECT FROM stage WHERE stage.id = a.lead_stage_id AND stage.status = 'active')) AS unwanted
-      FROM pgautomate.lead_stage_actions a JOIN done d ON d.id = a.id AND d.fence = a.fence
+      FROM ONLY pgautomate.lead_stage_actions a JOIN done d ON d.id = a.id AND d.fence = a.fence
      WHERE a.id = ANY (@ids::bigint[]) AND a.status = 'running'
        AND (d.status NOT IN ('pending', 'delayed') OR a.lead_stage_id IS NULL
             OR EXISTS (SELECT FROM stage WHERE stage.id = a.lead_stage_id)
             OR NOT EXISTS (SELECT FROM pgautomate.lead_stages s WHERE s.id = a.lead_stage_id))
        FOR UPDATE OF a SKIP LOCKED
 )
-UPDATE pgautomate.lead_stage_actions a
+UPDATE ONLY pgautomate.lead_stage_actions a
    SET status = CASE WHEN f.unwanted THEN 'canceled' ELSE d.status END::pgautomate.job_status,
        perform_at = coalesce(d.perform_at, a.perform_at),
        result = coalesce(d.result, a.result),
@@ -205,13 +205,13 @@ UPDATE pgautomate.lead_stage_actions a
 RETURNING a.id, a.lead_stage_id, a.organization_id, a.action_type, a.status::text AS status, a.perform_at;
 
 -- name: StillHeld :many
-SELECT a.id FROM pgautomate.lead_stage_actions a
+SELECT a.id FROM ONLY pgautomate.lead_stage_actions a
   JOIN (SELECT unnest(@ids::bigint[]) AS id, unnest(@fences::bigint[]) AS fence) d ON d.id = a.id AND d.fence = a.fence
  WHERE a.status = 'running';
 
 -- The same for one action whose effect runs in this transaction; waits for locks.
 -- name: HoldAction :one
-SELECT a.id FROM pgautomate.lead_stage_actions a
+SELECT a.id FROM ONLY pgautomate.lead_stage_actions a
  WHERE a.id = @id AND a.fence = @fence AND a.status = 'running' FOR UPDATE;
 
 -- An app may hold a row in a transaction that it leaves open: who waits for it
@@ -255,19 +255,19 @@ DELETE FROM pgautomate.workers WHERE id = @id;
 
 -- name: RemoveDeadWorkers :exec
 DELETE FROM pgautomate.workers w WHERE w.heartbeat_at < now() - interval '1 hour'
-   AND NOT EXISTS (SELECT FROM pgautomate.lead_stage_actions a WHERE a.status IN ('queued', 'running') AND a.worker_id = w.id);
+   AND NOT EXISTS (SELECT FROM ONLY pgautomate.lead_stage_actions a WHERE a.status IN ('queued', 'running') AND a.worker_id = w.id);
 
 -- Actions of workers that are gone run again. Reads what is in flight.
 -- name: RescueRunning :many
 WITH lost AS MATERIALIZED (
-    SELECT a.id FROM pgautomate.lead_stage_actions a
+    SELECT a.id FROM ONLY pgautomate.lead_stage_actions a
       LEFT JOIN pgautomate.workers w ON w.id = a.worker_id
      WHERE a.status IN ('queued', 'running') AND a.status = 'running'
        AND (a.attempt < a.max_attempts OR a.timer)
        AND (w.id IS NULL OR w.heartbeat_at < now() - make_interval(secs => @dead_after_seconds))
        FOR UPDATE OF a SKIP LOCKED
 )
-UPDATE pgautomate.lead_stage_actions a
+UPDATE ONLY pgautomate.lead_stage_actions a
    SET status = 'pending', perform_at = now(), worker_id = NULL, fence = a.fence + 1,
        error = 'the process that ran it ended without a word'
  WHERE a.id = ANY (ARRAY(SELECT lost.id FROM lost))
@@ -277,7 +277,7 @@ RETURNING a.id, a.organization_id, a.action_type, a.perform_at;
 -- have to wait for somebody's lock.
 -- name: LostForGood :many
 SELECT a.id, a.organization_id, a.lead_id, a.lead_stage_id, a.action_type, a.params, a.fence
-  FROM pgautomate.lead_stage_actions a
+  FROM ONLY pgautomate.lead_stage_actions a
   LEFT JOIN pgautomate.workers w ON w.id = a.worker_id
  WHERE a.status IN ('queued', 'running') AND a.status = 'running'
    AND a.attempt >= a.max_attempts AND NOT a.timer
@@ -286,18 +286,18 @@ SELECT a.id, a.organization_id, a.lead_id, a.lead_stage_id, a.action_type, a.par
 
 -- What the database counts as this process's. Reads what is in flight.
 -- name: RunningHere :many
-SELECT id, fence FROM pgautomate.lead_stage_actions
+SELECT id, fence FROM ONLY pgautomate.lead_stage_actions
  WHERE status IN ('queued', 'running') AND status = 'running' AND worker_id = @worker_id::bigint;
 
 -- Gives back what this process never heard of. It did not run, so no attempt is used.
 -- name: GiveBack :many
 WITH lost AS MATERIALIZED (
-    SELECT a.id FROM pgautomate.lead_stage_actions a
+    SELECT a.id FROM ONLY pgautomate.lead_stage_actions a
       JOIN (SELECT unnest(@ids::bigint[]) AS id, unnest(@fences::bigint[]) AS fence) d ON d.id = a.id AND d.fence = a.fence
      WHERE a.id = ANY (@ids::bigint[]) AND a.status = 'running' AND a.worker_id = @worker_id::bigint
        FOR UPDATE OF a SKIP LOCKED
 )
-UPDATE pgautomate.lead_stage_actions a
+UPDATE ONLY pgautomate.lead_stage_actions a
    SET status = 'pending', perform_at = now(), worker_id = NULL, fence = a.fence + 1,
        attempt = CASE WHEN a.timer THEN a.attempt ELSE greatest(a.attempt - 1, 0) END
  WHERE a.id = ANY (ARRAY(SELECT lost.id FROM lost))
@@ -306,7 +306,7 @@ RETURNING a.id, a.organization_id, a.action_type, a.perform_at;
 -- Queued actions whose carrier is late get another one; the first to arrive counts.
 -- name: RequeueStale :many
 WITH stale AS MATERIALIZED (
-    SELECT a.id FROM pgautomate.lead_stage_actions a
+    SELECT a.id FROM ONLY pgautomate.lead_stage_actions a
      WHERE a.status IN ('queued', 'running') AND a.status = 'queued'
        AND a.queued_at < now() - make_interval(secs => @late_after_seconds)
      LIMIT 5000 FOR UPDATE OF a SKIP LOCKED
@@ -362,5 +362,12 @@ WITH moved AS (
      WHERE r.organization_id = @organization_id AND r.lead_id = @old_id
     ON CONFLICT DO NOTHING
 )
-UPDATE pgautomate.lead_stage_actions a SET lead_id = @new_id
+UPDATE ONLY pgautomate.lead_stage_actions a SET lead_id = @new_id
   FROM moved WHERE a.lead_stage_id = moved.id;
+
+-- Several processes may be at it: each moves others. lead_stage_actions_finished_idx.
+-- name: ArchiveActions :one
+SELECT pgautomate.archive_actions(@older_than::interval, @most);
+
+-- name: DropFinishedActions :one
+SELECT pgautomate.drop_finished_actions(@before);

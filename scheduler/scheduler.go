@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -44,6 +45,11 @@ type Scheduler struct {
 	// ReplyRetention is how long replies are kept; default 30 days. A wait looks
 	// back to the start of the action before it, no further.
 	ReplyRetention time.Duration
+	// ArchiveAfter is how long finished actions stay in the table of those to be
+	// done; default a day. ArchiveEvery is how often they are looked for; default a minute.
+	ArchiveAfter, ArchiveEvery time.Duration
+	// KeepFinished is how long finished actions are kept, by whole months; 0: for ever.
+	KeepFinished time.Duration
 
 	wake chan struct{}
 }
@@ -55,6 +61,12 @@ const repliesDeleted = 5000
 func (s *Scheduler) Init() {
 	if s.Poll == 0 {
 		s.Poll = 50 * time.Millisecond
+	}
+	if s.ArchiveAfter == 0 {
+		s.ArchiveAfter = 24 * time.Hour
+	}
+	if s.ArchiveEvery == 0 {
+		s.ArchiveEvery = time.Minute
 	}
 	if s.LimitsAfter == 0 {
 		s.LimitsAfter = 5 * time.Second
@@ -88,6 +100,9 @@ func (s *Scheduler) Wake() {
 // Run claims until ctx ends. Errors are logged and tried again with backoff:
 // a database that is away is no reason to stop.
 func (s *Scheduler) Run(ctx context.Context) error {
+	var archive sync.WaitGroup
+	archive.Go(func() { s.archive(ctx) })
+	defer archive.Wait()
 	capacity := map[string]int64{}
 	var capacityAt, rescueAt time.Time
 	failures := 0
@@ -111,7 +126,7 @@ func (s *Scheduler) Run(ctx context.Context) error {
 		wait := s.Poll
 		switch {
 		case ctx.Err() != nil:
-			return nil //nolint:nilerr // asked to stop: what broke off on the way is no matter
+			return nil
 		case err != nil:
 			failures++
 			wait = min(time.Duration(failures)*100*time.Millisecond, 5*time.Second)

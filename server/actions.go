@@ -152,6 +152,9 @@ func (s *Server) cancelAction(ctx context.Context, org *string, id int64) error 
 // stage may do depends on the stage: the lead may long be somewhere else.
 func (s *Server) retryAction(ctx context.Context, org *string, id int64) error {
 	return s.inTx(ctx, func(q *dbq.Queries) error {
+		if err := q.ApiBringBackActions(ctx, dbq.ApiBringBackActionsParams{ID: id, OrganizationID: org}); err != nil {
+			return err
+		}
 		// Entries of the lead wait for this, as they do for each other.
 		if err := q.ApiLockRunOfAction(ctx, id); err != nil {
 			return err

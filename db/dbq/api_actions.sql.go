@@ -20,6 +20,22 @@ func (q *Queries) ApiAdvanceStage(ctx context.Context, leadStageID int64) error 
 	return err
 }
 
+const apiBringBackActions = `-- name: ApiBringBackActions :exec
+SELECT pgautomate.bring_back_actions($1) WHERE EXISTS (SELECT FROM pgautomate.lead_stage_actions
+ WHERE id = $1 AND (organization_id = $2 OR $2 IS NULL))
+`
+
+type ApiBringBackActionsParams struct {
+	ID             int64
+	OrganizationID *string
+}
+
+// What finished long ago has left the table; to be retried it must be there.
+func (q *Queries) ApiBringBackActions(ctx context.Context, arg ApiBringBackActionsParams) error {
+	_, err := q.db.Exec(ctx, apiBringBackActions, arg.ID, arg.OrganizationID)
+	return err
+}
+
 const apiCancelAction = `-- name: ApiCancelAction :execrows
 UPDATE pgautomate.lead_stage_actions SET status = 'canceled'
  WHERE id = $1 AND (organization_id = $2 OR $2 IS NULL)

@@ -59,6 +59,23 @@ func (q *Queries) AnythingDue(ctx context.Context) (AnythingDueRow, error) {
 	return i, err
 }
 
+const archiveActions = `-- name: ArchiveActions :one
+SELECT pgautomate.archive_actions($1::interval, $2)
+`
+
+type ArchiveActionsParams struct {
+	OlderThan time.Duration
+	Most      int32
+}
+
+// Several processes may be at it: each moves others. lead_stage_actions_finished_idx.
+func (q *Queries) ArchiveActions(ctx context.Context, arg ArchiveActionsParams) (int32, error) {
+	row := q.db.QueryRow(ctx, archiveActions, arg.OlderThan, arg.Most)
+	var archive_actions int32
+	err := row.Scan(&archive_actions)
+	return archive_actions, err
+}
+
 const beEngine = `-- name: BeEngine :exec
 SELECT set_config('pgautomate.engine', 'on', true), set_config('idle_in_transaction_session_timeout', '20s', true)
 `
@@ -82,13 +99,13 @@ func (q *Queries) BoundWaits(ctx context.Context) error {
 }
 
 const claimDue = `-- name: ClaimDue :many
-UPDATE pgautomate.lead_stage_actions q SET status = 'queued', queued_at = now()
+UPDATE ONLY pgautomate.lead_stage_actions q SET status = 'queued', queued_at = now()
  WHERE q.id = ANY (ARRAY(
        SELECT d.id
          FROM (SELECT unnest($1::text[]) AS organization_id, unnest($2::text[]) AS action_type,
                       unnest($3::bigint[]) AS most) w
         CROSS JOIN LATERAL (
-              SELECT a.id FROM pgautomate.lead_stage_actions a
+              SELECT a.id FROM ONLY pgautomate.lead_stage_actions a
                WHERE a.organization_id = w.organization_id AND a.action_type = w.action_type
                  AND a.status = 'pending' AND a.perform_at IS NOT NULL AND NOT a.paused AND a.perform_at <= now()
                ORDER BY a.perform_at, a.id LIMIT w.most FOR UPDATE SKIP LOCKED) d))
@@ -130,12 +147,12 @@ func (q *Queries) ClaimDue(ctx context.Context, arg ClaimDueParams) ([]ClaimDueR
 }
 
 const claimTimers = `-- name: ClaimTimers :many
-UPDATE pgautomate.lead_stage_actions q SET status = 'queued', queued_at = now()
+UPDATE ONLY pgautomate.lead_stage_actions q SET status = 'queued', queued_at = now()
  WHERE q.id = ANY (ARRAY(
        SELECT d.id
          FROM (SELECT unnest($1::text[]) AS organization_id, unnest($2::text[]) AS action_type) w
         CROSS JOIN LATERAL (
-              SELECT a.id FROM pgautomate.lead_stage_actions a
+              SELECT a.id FROM ONLY pgautomate.lead_stage_actions a
                WHERE a.organization_id = w.organization_id AND a.action_type = w.action_type
                  AND a.status = 'delayed' AND NOT a.paused AND a.perform_at <= now()
                ORDER BY a.perform_at, a.id LIMIT $3::bigint FOR UPDATE SKIP LOCKED) d))
@@ -236,6 +253,17 @@ func (q *Queries) DeleteOldStarts(ctx context.Context) error {
 	return err
 }
 
+const dropFinishedActions = `-- name: DropFinishedActions :one
+SELECT pgautomate.drop_finished_actions($1)
+`
+
+func (q *Queries) DropFinishedActions(ctx context.Context, before time.Time) (int32, error) {
+	row := q.db.QueryRow(ctx, dropFinishedActions, before)
+	var drop_finished_actions int32
+	err := row.Scan(&drop_finished_actions)
+	return drop_finished_actions, err
+}
+
 const emitCause = `-- name: EmitCause :exec
 SELECT pg_logical_emit_message(true, 'pgautomate.cause', $1::text)
 `
@@ -334,20 +362,20 @@ WITH done AS MATERIALIZED (
 ), stage AS MATERIALIZED (
     SELECT s.id, s.status FROM pgautomate.lead_stages s
      WHERE s.id = ANY (ARRAY(
-           SELECT a.lead_stage_id FROM pgautomate.lead_stage_actions a JOIN done d ON d.id = a.id
+           SELECT a.lead_stage_id FROM ONLY pgautomate.lead_stage_actions a JOIN done d ON d.id = a.id
             WHERE a.id = ANY ($1::bigint[]) AND d.status IN ('pending', 'delayed')))
        FOR SHARE SKIP LOCKED
 ), free AS MATERIALIZED (
     SELECT a.id, (d.status IN ('pending', 'delayed') AND a.lead_stage_id IS NOT NULL AND NOT EXISTS (
                SELECT FROM stage WHERE stage.id = a.lead_stage_id AND stage.status = 'active')) AS unwanted
-      FROM pgautomate.lead_stage_actions a JOIN done d ON d.id = a.id AND d.fence = a.fence
+      FROM ONLY pgautomate.lead_stage_actions a JOIN done d ON d.id = a.id AND d.fence = a.fence
      WHERE a.id = ANY ($1::bigint[]) AND a.status = 'running'
        AND (d.status NOT IN ('pending', 'delayed') OR a.lead_stage_id IS NULL
             OR EXISTS (SELECT FROM stage WHERE stage.id = a.lead_stage_id)
             OR NOT EXISTS (SELECT FROM pgautomate.lead_stages s WHERE s.id = a.lead_stage_id))
        FOR UPDATE OF a SKIP LOCKED
 )
-UPDATE pgautomate.lead_stage_actions a
+UPDATE ONLY pgautomate.lead_stage_actions a
    SET status = CASE WHEN f.unwanted THEN 'canceled' ELSE d.status END::pgautomate.job_status,
        perform_at = coalesce(d.perform_at, a.perform_at),
        result = coalesce(d.result, a.result),
@@ -428,12 +456,12 @@ func (q *Queries) FinishActions(ctx context.Context, arg FinishActionsParams) ([
 
 const giveBack = `-- name: GiveBack :many
 WITH lost AS MATERIALIZED (
-    SELECT a.id FROM pgautomate.lead_stage_actions a
+    SELECT a.id FROM ONLY pgautomate.lead_stage_actions a
       JOIN (SELECT unnest($1::bigint[]) AS id, unnest($2::bigint[]) AS fence) d ON d.id = a.id AND d.fence = a.fence
      WHERE a.id = ANY ($1::bigint[]) AND a.status = 'running' AND a.worker_id = $3::bigint
        FOR UPDATE OF a SKIP LOCKED
 )
-UPDATE pgautomate.lead_stage_actions a
+UPDATE ONLY pgautomate.lead_stage_actions a
    SET status = 'pending', perform_at = now(), worker_id = NULL, fence = a.fence + 1,
        attempt = CASE WHEN a.timer THEN a.attempt ELSE greatest(a.attempt - 1, 0) END
  WHERE a.id = ANY (ARRAY(SELECT lost.id FROM lost))
@@ -502,7 +530,7 @@ func (q *Queries) Heartbeat(ctx context.Context, arg HeartbeatParams) error {
 }
 
 const holdAction = `-- name: HoldAction :one
-SELECT a.id FROM pgautomate.lead_stage_actions a
+SELECT a.id FROM ONLY pgautomate.lead_stage_actions a
  WHERE a.id = $1 AND a.fence = $2 AND a.status = 'running' FOR UPDATE
 `
 
@@ -520,7 +548,7 @@ func (q *Queries) HoldAction(ctx context.Context, arg HoldActionParams) (int64, 
 }
 
 const inFlight = `-- name: InFlight :many
-SELECT action_type, count(*) AS actions FROM pgautomate.lead_stage_actions
+SELECT action_type, count(*) AS actions FROM ONLY pgautomate.lead_stage_actions
  WHERE status IN ('queued', 'running') GROUP BY action_type
 `
 
@@ -552,11 +580,11 @@ func (q *Queries) InFlight(ctx context.Context) ([]InFlightRow, error) {
 
 const laneHeads = `-- name: LaneHeads :many
 SELECT w.organization_id::text AS organization_id, w.action_type::text AS action_type,
-       (SELECT a.perform_at FROM pgautomate.lead_stage_actions a
+       (SELECT a.perform_at FROM ONLY pgautomate.lead_stage_actions a
          WHERE a.organization_id = w.organization_id AND a.action_type = w.action_type
            AND a.status = 'pending' AND a.perform_at IS NOT NULL AND NOT a.paused
          ORDER BY a.perform_at, a.id LIMIT 1) AS pending_at,
-       (SELECT a.perform_at FROM pgautomate.lead_stage_actions a
+       (SELECT a.perform_at FROM ONLY pgautomate.lead_stage_actions a
          WHERE a.organization_id = w.organization_id AND a.action_type = w.action_type AND a.status = 'delayed' AND NOT a.paused
          ORDER BY a.perform_at, a.id LIMIT 1) AS timer_at,
        now()::timestamptz AS now,
@@ -575,7 +603,7 @@ SELECT w.organization_id::text AS organization_id, w.action_type::text AS action
           AND s.slice_end > now() - th.per) u ON th.max_starts IS NOT NULL
   LEFT JOIN LATERAL (
        SELECT count(*) FILTER (WHERE a.status = 'queued') AS queued, count(*) FILTER (WHERE a.status = 'running') AS running
-         FROM pgautomate.lead_stage_actions a
+         FROM ONLY pgautomate.lead_stage_actions a
         WHERE a.organization_id = w.organization_id AND a.status IN ('queued', 'running')
           AND (a.action_type = th.action_type
                OR th.action_type = '*' AND NOT EXISTS (
@@ -740,7 +768,7 @@ func (q *Queries) LockUnknownLanes(ctx context.Context, arg LockUnknownLanesPara
 
 const lostForGood = `-- name: LostForGood :many
 SELECT a.id, a.organization_id, a.lead_id, a.lead_stage_id, a.action_type, a.params, a.fence
-  FROM pgautomate.lead_stage_actions a
+  FROM ONLY pgautomate.lead_stage_actions a
   LEFT JOIN pgautomate.workers w ON w.id = a.worker_id
  WHERE a.status IN ('queued', 'running') AND a.status = 'running'
    AND a.attempt >= a.max_attempts AND NOT a.timer
@@ -810,7 +838,7 @@ func (q *Queries) MergeSignals(ctx context.Context, most int64) (int64, error) {
 
 const removeDeadWorkers = `-- name: RemoveDeadWorkers :exec
 DELETE FROM pgautomate.workers w WHERE w.heartbeat_at < now() - interval '1 hour'
-   AND NOT EXISTS (SELECT FROM pgautomate.lead_stage_actions a WHERE a.status IN ('queued', 'running') AND a.worker_id = w.id)
+   AND NOT EXISTS (SELECT FROM ONLY pgautomate.lead_stage_actions a WHERE a.status IN ('queued', 'running') AND a.worker_id = w.id)
 `
 
 func (q *Queries) RemoveDeadWorkers(ctx context.Context) error {
@@ -843,7 +871,7 @@ WITH moved AS (
      WHERE r.organization_id = $3 AND r.lead_id = $4
     ON CONFLICT DO NOTHING
 )
-UPDATE pgautomate.lead_stage_actions a SET lead_id = $1
+UPDATE ONLY pgautomate.lead_stage_actions a SET lead_id = $1
   FROM moved WHERE a.lead_stage_id = moved.id
 `
 
@@ -866,7 +894,7 @@ func (q *Queries) RenameLead(ctx context.Context, arg RenameLeadParams) error {
 
 const requeueStale = `-- name: RequeueStale :many
 WITH stale AS MATERIALIZED (
-    SELECT a.id FROM pgautomate.lead_stage_actions a
+    SELECT a.id FROM ONLY pgautomate.lead_stage_actions a
      WHERE a.status IN ('queued', 'running') AND a.status = 'queued'
        AND a.queued_at < now() - make_interval(secs => $1)
      LIMIT 5000 FOR UPDATE OF a SKIP LOCKED
@@ -904,14 +932,14 @@ func (q *Queries) RequeueStale(ctx context.Context, lateAfterSeconds float64) ([
 
 const rescueRunning = `-- name: RescueRunning :many
 WITH lost AS MATERIALIZED (
-    SELECT a.id FROM pgautomate.lead_stage_actions a
+    SELECT a.id FROM ONLY pgautomate.lead_stage_actions a
       LEFT JOIN pgautomate.workers w ON w.id = a.worker_id
      WHERE a.status IN ('queued', 'running') AND a.status = 'running'
        AND (a.attempt < a.max_attempts OR a.timer)
        AND (w.id IS NULL OR w.heartbeat_at < now() - make_interval(secs => $1))
        FOR UPDATE OF a SKIP LOCKED
 )
-UPDATE pgautomate.lead_stage_actions a
+UPDATE ONLY pgautomate.lead_stage_actions a
    SET status = 'pending', perform_at = now(), worker_id = NULL, fence = a.fence + 1,
        error = 'the process that ran it ended without a word'
  WHERE a.id = ANY (ARRAY(SELECT lost.id FROM lost))
@@ -952,7 +980,7 @@ func (q *Queries) RescueRunning(ctx context.Context, deadAfterSeconds float64) (
 }
 
 const runningHere = `-- name: RunningHere :many
-SELECT id, fence FROM pgautomate.lead_stage_actions
+SELECT id, fence FROM ONLY pgautomate.lead_stage_actions
  WHERE status IN ('queued', 'running') AND status = 'running' AND worker_id = $1::bigint
 `
 
@@ -1054,13 +1082,13 @@ const startActions = `-- name: StartActions :many
 WITH free AS MATERIALIZED (
     SELECT a.id, (a.lead_stage_id IS NULL OR EXISTS (
                SELECT FROM pgautomate.lead_stages s WHERE s.id = a.lead_stage_id AND s.status = 'active')) AS wanted
-      FROM pgautomate.lead_stage_actions a
+      FROM ONLY pgautomate.lead_stage_actions a
      WHERE a.id = ANY ($2::bigint[]) AND a.status = 'queued' FOR UPDATE OF a SKIP LOCKED
 ), unwanted AS (
-    UPDATE pgautomate.lead_stage_actions a SET status = 'canceled', reason = 'stage_left', finished_at = now()
+    UPDATE ONLY pgautomate.lead_stage_actions a SET status = 'canceled', reason = 'stage_left', finished_at = now()
      WHERE a.id = ANY (ARRAY(SELECT free.id FROM free WHERE NOT free.wanted))
 )
-UPDATE pgautomate.lead_stage_actions a
+UPDATE ONLY pgautomate.lead_stage_actions a
    SET status = 'running', worker_id = $1::bigint, fence = a.fence + 1,
        started_at = CASE WHEN a.timer THEN a.started_at ELSE now() END,
        attempt = a.attempt + CASE WHEN a.timer THEN 0 ELSE 1 END
@@ -1146,7 +1174,7 @@ func (q *Queries) StartActions(ctx context.Context, arg StartActionsParams) ([]S
 }
 
 const stillHeld = `-- name: StillHeld :many
-SELECT a.id FROM pgautomate.lead_stage_actions a
+SELECT a.id FROM ONLY pgautomate.lead_stage_actions a
   JOIN (SELECT unnest($1::bigint[]) AS id, unnest($2::bigint[]) AS fence) d ON d.id = a.id AND d.fence = a.fence
  WHERE a.status = 'running'
 `
@@ -1177,7 +1205,7 @@ func (q *Queries) StillHeld(ctx context.Context, arg StillHeldParams) ([]int64, 
 }
 
 const stillQueued = `-- name: StillQueued :many
-SELECT id FROM pgautomate.lead_stage_actions WHERE id = ANY ($1::bigint[]) AND status = 'queued'
+SELECT id FROM ONLY pgautomate.lead_stage_actions WHERE id = ANY ($1::bigint[]) AND status = 'queued'
 `
 
 func (q *Queries) StillQueued(ctx context.Context, ids []int64) ([]int64, error) {
