@@ -47,7 +47,9 @@ func newFeeder(ctx context.Context, r *run, d *database) (*feeder, error) {
 	if f.pool, err = db.Open(ctx, d.url, "pgautomate feed", 4, db.Patient); err != nil {
 		return nil, err
 	}
-	if f.river, err = river.NewClient(riverpgxv5.New(f.pool), &river.Config{Schema: db.Schema, Logger: r.Logger}); err != nil {
+	if f.river, err = river.NewClient(riverpgxv5.New(f.pool), &river.Config{
+		Schema: db.Schema, Logger: r.Logger, FetchCooldown: 5 * time.Millisecond, // as the engine's, for its notifications
+	}); err != nil {
 		return nil, err
 	}
 	f.catalog = catalog.New(f.pool)
@@ -74,6 +76,15 @@ func (f *feeder) Apply(ctx context.Context, commits []*change.Commit, position c
 		f.applied(commits)
 	}
 	return err
+}
+
+// ApplyLazily implements feed.Lazy.
+func (f *feeder) ApplyLazily(ctx context.Context, commits []*change.Commit, position change.EndLSN) (bool, error) {
+	written, err := f.matcher.ApplyLazily(ctx, commits, position)
+	if err == nil && f.applied != nil {
+		f.applied(commits)
+	}
+	return written, err
 }
 
 // LookAhead implements feed.Ahead.

@@ -38,13 +38,13 @@ func (r *run) few(ctx context.Context) (*database, *feeder, error) {
 	return d, f, f.catchUp(ctx)
 }
 
-// changeLead is one change of the app, a transaction of its own.
-func (d *database) changeLead(ctx context.Context, statement string, id int) error {
+// changeLead is the nth change of the app, a transaction of its own. Each changes something.
+func (d *database) changeLead(ctx context.Context, statement string, id, n int) error {
 	text := "cold"
 	if id%hotEvery == 0 {
 		text = "hot"
 	}
-	_, err := d.pool.Exec(ctx, statement, id, text, "value-"+strconv.Itoa(id%words))
+	_, err := d.pool.Exec(ctx, statement, id, text, "moved-"+strconv.Itoa(n))
 	return err
 }
 
@@ -65,7 +65,7 @@ func (r *run) paced(ctx context.Context, d *database, first int) error {
 				if wait := time.Until(at); wait > 0 {
 					time.Sleep(wait)
 				}
-				if err := d.changeLead(ctx, statements["change_lead"], first+i); err != nil {
+				if err := d.changeLead(ctx, statements["change_lead"], first+i, i); err != nil {
 					return err
 				}
 			}
@@ -235,7 +235,8 @@ func (r *run) asFast(ctx context.Context, d *database, table string) (float64, e
 	for range writers {
 		group.Go(func() error {
 			for time.Now().Before(end) {
-				if err := d.changeLead(ctx, statement, 1+int(next.Add(1))%r.rows); err != nil {
+				n := int(next.Add(1))
+				if err := d.changeLead(ctx, statement, 1+n%r.rows, n); err != nil {
 					return err
 				}
 			}

@@ -92,6 +92,42 @@ func (c *Checkpoints) Advance(ctx context.Context, tx pgx.Tx, to change.EndLSN) 
 	return nil
 }
 
+// AdvanceAndCommit is the statements in b, then Advance, then the transaction's commit, in
+// one round trip: a change's way to its job is that much shorter. After an error the
+// transaction must be rolled back; after success tx may not be used, nor its own Commit or Rollback.
+func (c *Checkpoints) AdvanceAndCommit(ctx context.Context, tx pgx.Tx, b *pgx.Batch, to change.EndLSN) (err error) {
+	c.mu.Lock()
+	from := c.current
+	c.mu.Unlock()
+	if to < from.Position {
+		return fmt.Errorf("checkpoint of slot %s would go back from %v to %v", c.slot, from.Position, to)
+	}
+	before := b.Len()
+	b.Queue(sqlAdvanceOrFail, c.slot, from.Generation, from.Position.String(), to.String())
+	b.Queue("COMMIT")
+	results := tx.SendBatch(ctx, b)
+	defer func() {
+		if closeErr := results.Close(); err == nil && closeErr != nil {
+			err = fmt.Errorf("commit: %w", closeErr)
+		}
+	}()
+	for range before {
+		if _, err := results.Exec(); err != nil {
+			return fmt.Errorf("write: %w", err)
+		}
+	}
+	switch _, err := results.Exec(); {
+	case sqlState(err) == divisionByZero:
+		return fmt.Errorf("%w: slot %s is no longer at %v", ErrFenced, c.slot, from.Position)
+	case err != nil:
+		return fmt.Errorf("move the feed's checkpoint: %w", err)
+	}
+	if _, err := results.Exec(); err != nil {
+		return fmt.Errorf("commit: %w", err)
+	}
+	return nil
+}
+
 // follow sets what the next Advance expects.
 func (c *Checkpoints) follow(cp Checkpoint) {
 	c.mu.Lock()

@@ -49,6 +49,16 @@ type Applier interface {
 	Apply(ctx context.Context, commits []*change.Commit, position change.EndLSN) error
 }
 
+// Lazy is implemented by an Applier that can tell that commits have no effect.
+type Lazy interface {
+	// ApplyLazily is Apply, but that when the commits come to nothing, it may write nothing,
+	// not even the checkpoint, and give false. They may come again then, after a crash or a new
+	// connection, and must come to nothing again. A feed that keeps up asks for this, so that a commit
+	// that fires does not wait for the checkpoint of one that doesn't; it has the checkpoint written
+	// soon after.
+	ApplyLazily(ctx context.Context, commits []*change.Commit, position change.EndLSN) (written bool, err error)
+}
+
 // Config says what is fed from where to whom. The zero value of an optional
 // field means its default.
 type Config struct {

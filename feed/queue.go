@@ -20,7 +20,7 @@ type queue struct {
 	commits []*change.Commit
 	bytes   int
 	idle    change.EndLSN // a position to write as a checkpoint when no commit does
-	look    bool          // the standbys are to be looked at
+	look    bool          // the applier is wanted without a commit
 	closed  bool
 	full    bool // a commit waits for room
 	calm    bool // nothing more is on its way
@@ -62,7 +62,8 @@ func (q *queue) requestIdle(position change.EndLSN) {
 	signal(q.ready)
 }
 
-// requestLook asks for a look at the standbys.
+// requestLook wakes the applier without anything to apply: for a look at the standbys, or the
+// checkpoint of commits that came to nothing.
 func (q *queue) requestLook() {
 	q.mu.Lock()
 	defer q.mu.Unlock()

@@ -49,6 +49,8 @@ type session struct {
 	// Applier's own.
 	guarded bool // they must have a checkpoint before it is confirmed
 	looked  time.Time
+	durable time.Time     // when the checkpoint was last written
+	pending change.EndLSN // before it commits came to nothing, and no checkpoint was written; 0: none
 
 	began       time.Time
 	statusEvery time.Duration
@@ -269,16 +271,25 @@ func (s *session) apply(ctx context.Context) {
 	if s.applyErr = s.checkpointed(ctx, s.skipTo); s.applyErr != nil {
 		return
 	}
+	lazy, _ := s.f.cfg.Applier.(Lazy)
+	flush := time.AfterFunc(time.Hour, s.queue.requestLook)
+	defer flush.Stop()
 	var commits []*change.Commit
 	for {
 		var idle change.EndLSN
 		var more bool
 		commits, idle, more = s.queue.take(commits)
 		if !more {
-			return
+			if s.pending == 0 {
+				return
+			}
+			// Ends with everything checkpointed.
 		}
 		if len(commits) > 0 {
 			idle = commits[len(commits)-1].End
+		}
+		if idle == 0 {
+			idle = s.pending
 		}
 		if idle == 0 {
 			if s.applyErr = s.standbys(ctx, 0); s.applyErr != nil {
@@ -287,12 +298,27 @@ func (s *session) apply(ctx context.Context) {
 			continue
 		}
 		s.f.update(func(st *Status) { st.Busy = true })
-		if s.applyErr = s.applyBatch(ctx, commits, idle); s.applyErr != nil {
+		apply, written := s.f.cfg.Applier.Apply, true
+		if lazy != nil && len(commits) > 0 && s.patience() == 0 && time.Since(s.durable) < lazyFor {
+			apply = func(ctx context.Context, commits []*change.Commit, position change.EndLSN) (err error) {
+				written, err = lazy.ApplyLazily(ctx, commits, position)
+				return err
+			}
+		}
+		if s.applyErr = s.applyBatch(ctx, apply, commits, idle); s.applyErr != nil {
 			return
 		}
-		s.f.cfg.Store.advanced(idle)
-		if s.applyErr = s.checkpointed(ctx, idle); s.applyErr != nil {
-			return
+		if written {
+			s.f.cfg.Store.advanced(idle)
+			s.durable, s.pending = time.Now(), 0
+			if s.applyErr = s.checkpointed(ctx, idle); s.applyErr != nil {
+				return
+			}
+		} else {
+			if s.pending == 0 {
+				flush.Reset(lazyFor - time.Since(s.durable))
+			}
+			s.pending = idle
 		}
 		changes := 0
 		for _, c := range commits {
@@ -303,7 +329,9 @@ func (s *session) apply(ctx context.Context) {
 			}
 		}
 		s.f.update(func(st *Status) {
-			st.Applied, st.Busy = idle, false
+			if st.Busy = false; written {
+				st.Applied = idle
+			}
 			st.LastError, st.LastErrorAt = nil, time.Time{}
 			st.Commits += int64(len(commits))
 			st.Changes += int64(changes)
@@ -312,8 +340,13 @@ func (s *session) apply(ctx context.Context) {
 			}
 		})
 		s.progress.Store(true)
-		s.due()
-		signal(s.applied)
+		if written {
+			s.due()
+			signal(s.applied)
+		}
+		if !more {
+			return
+		}
 	}
 }
 
@@ -322,6 +355,9 @@ const (
 	farBehind  = 200 * time.Millisecond
 	gatherMost = 50 * time.Millisecond
 )
+
+// lazyFor bounds how old a checkpoint may become while commits come to nothing.
+const lazyFor = 100 * time.Millisecond
 
 // patience says how long the next batch may gather: not at all as long as the feed keeps up.
 func (s *session) patience() time.Duration {
@@ -384,9 +420,9 @@ func (s *session) standbys(ctx context.Context, applied change.EndLSN) error {
 // applyBatch tries again only what the server itself says to try again; any
 // other failure ends the session, for the commit's fate may be unknown and the
 // checkpoint must be read anew.
-func (s *session) applyBatch(ctx context.Context, commits []*change.Commit, position change.EndLSN) error {
+func (s *session) applyBatch(ctx context.Context, apply func(context.Context, []*change.Commit, change.EndLSN) error, commits []*change.Commit, position change.EndLSN) error {
 	for attempt := 1; ; attempt++ {
-		err := s.f.cfg.Applier.Apply(ctx, commits, position)
+		err := apply(ctx, commits, position)
 		if err == nil {
 			return nil
 		}

@@ -38,6 +38,14 @@ UPDATE pgautomate.feed_checkpoints
 SET position = $4::text::pg_lsn, updated_at = now()
 WHERE slot_name = $1 AND generation = $2 AND position = $3::text::pg_lsn AND consistent_point IS NOT NULL`
 
+	// The same, but an error when the row is another one: what is sent behind it in
+	// the same round trip, the COMMIT, is not carried out then.
+	sqlAdvanceOrFail = `
+WITH moved AS (` + sqlAdvance + `
+RETURNING 1)
+SELECT 1 / count(*) FROM moved`
+	divisionByZero = "22012"
+
 	sqlTimeline = `
 UPDATE pgautomate.feed_checkpoints
 SET timeline = $3

@@ -34,6 +34,7 @@ type batch struct {
 	firings  []row
 	size     int // bytes of documents in them
 	carriers []river.InsertManyParams
+	closing  pgx.Batch // statements that go with the commit, in one round trip
 	defs     []definition
 	removed  []int64
 	counters trigger.Counters
@@ -173,7 +174,7 @@ func (b *batch) commit(ctx context.Context, c *change.Commit) error {
 			return err
 		}
 	}
-	return b.write(ctx, flushAt)
+	return b.write(ctx, flushAt, false)
 }
 
 // match asks the triggers about one change.
@@ -240,9 +241,9 @@ func (b *batch) match(ctx context.Context, c *change.Commit, ch *change.Change, 
 		b.firings = append(b.firings, r)
 	}
 	if b.size += len(r.data) + len(r.previous); b.size >= flushBytes {
-		return b.write(ctx, 1)
+		return b.write(ctx, 1, false)
 	}
-	return b.write(ctx, flushAt)
+	return b.write(ctx, flushAt, false)
 }
 
 // row gives what the audit keeps of a change.
@@ -495,32 +496,53 @@ func parseDefinition(ch *change.Change) (definition, error) {
 	return d, nil
 }
 
-// write writes firings and their jobs once there are at least `least` of them.
-func (b *batch) write(ctx context.Context, least int) error {
+// insertFiring writes one firing; a few go with the commit.
+const insertFiring = `
+INSERT INTO pgautomate.trigger_firings (id, trigger_id, trigger_version, organization_id, object_type, object_id, action, changed_fields,
+                                        data, previous_data, committed_at, fired_at, cause, depth, related, commit_lsn)
+OVERRIDING SYSTEM VALUE VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16::text::pg_lsn)`
+
+// columns are a firing's, but for commit_lsn, whose form is another one in COPY.
+func (f *row) columns(id int64, now time.Time) []any {
+	action := "updated"
+	if f.Created {
+		action = "created"
+	}
+	return append(make([]any, 0, 16), id, f.TriggerID, f.Version, f.Organization, f.objectType, f.objectID, action, f.changed,
+		json.RawMessage(f.data), orNull(f.previous), f.at, now, orNull(f.cause), f.depth, orNull(f.related))
+}
+
+// write writes firings and their jobs once there are at least `least` of them. The last
+// ones of a batch, when they are few, are left to go with the commit.
+func (b *batch) write(ctx context.Context, least int, last bool) error {
 	n := len(b.firings)
 	if n == 0 || n < least {
 		return nil
 	}
-	ids, err := b.q.FiringIDs(ctx, int32(n))
-	if err != nil {
-		return fmt.Errorf("firing ids: %w", err)
-	}
-	_, err = b.tx.CopyFrom(ctx, pgx.Identifier{"pgautomate", "trigger_firings"}, []string{
-		"id", "trigger_id", "trigger_version", "organization_id", "object_type", "object_id", "action", "changed_fields",
-		"data", "previous_data", "commit_lsn", "committed_at", "fired_at", "cause", "depth", "related",
-	}, pgx.CopyFromSlice(n, func(i int) ([]any, error) {
-		f := &b.firings[i]
-		action := "updated"
-		if f.Created {
-			action = "created"
+	if len(b.ids) < n { // some more, so that not each firing needs a round trip for its id
+		more, err := b.q.FiringIDs(ctx, int32(max(n, idsAtOnce)))
+		if err != nil {
+			return fmt.Errorf("firing ids: %w", err)
 		}
-		return []any{
-			ids[i], f.TriggerID, f.Version, f.Organization, f.objectType, f.objectID, action, f.changed,
-			json.RawMessage(f.data), orNull(f.previous), copyLSN(f.commit.LSN), f.at, time.Now(), orNull(f.cause), f.depth, orNull(f.related),
-		}, nil
-	}))
-	if err != nil {
-		return fmt.Errorf("trigger_firings: %w", err)
+		b.ids = more
+	}
+	ids := b.ids[:n:n]
+	b.ids = b.ids[n:]
+	now := time.Now()
+	if last && n < copyAt {
+		for i := range b.firings {
+			b.closing.Queue(insertFiring, append(b.firings[i].columns(ids[i], now), b.firings[i].commit.LSN.String())...)
+		}
+	} else {
+		_, err := b.tx.CopyFrom(ctx, pgx.Identifier{"pgautomate", "trigger_firings"}, []string{
+			"id", "trigger_id", "trigger_version", "organization_id", "object_type", "object_id", "action", "changed_fields",
+			"data", "previous_data", "committed_at", "fired_at", "cause", "depth", "related", "commit_lsn",
+		}, pgx.CopyFromSlice(n, func(i int) ([]any, error) {
+			return append(b.firings[i].columns(ids[i], now), copyLSN(b.firings[i].commit.LSN)), nil
+		}))
+		if err != nil {
+			return fmt.Errorf("trigger_firings: %w", err)
+		}
 	}
 	failpoint.Hit("firings-copied")
 	for i := range b.firings {
@@ -561,7 +583,7 @@ func orNull(raw []byte) any {
 
 // finish writes what is left.
 func (b *batch) finish(ctx context.Context) error {
-	if err := b.write(ctx, 1); err != nil {
+	if err := b.write(ctx, 1, true); err != nil {
 		return err
 	}
 	if err := b.writeReplies(ctx); err != nil {

@@ -49,6 +49,12 @@ const (
 	flushBytes = 16 << 20
 )
 
+// copyAt is from how many firings on COPY is the quicker way to write them.
+const copyAt = 50
+
+// idsAtOnce is how many ids of firings are reserved at once, at least.
+const idsAtOnce = 64
+
 // goneAt bounds how many ids of leads that are gone are held before their jobs
 // are written.
 const goneAt = 20_000
@@ -108,6 +114,7 @@ type Matcher struct {
 
 	matched   []trigger.Firing
 	documents documents
+	ids       []int64 // reserved for firings
 }
 
 // New makes a Matcher. Run its marker with RunMarker.
@@ -304,14 +311,26 @@ func (m *Matcher) Preload(ctx context.Context) error {
 
 // Apply implements feed.Applier.
 func (m *Matcher) Apply(ctx context.Context, commits []*change.Commit, position change.EndLSN) error {
+	_, err := m.apply(ctx, commits, position, true)
+	return err
+}
+
+// ApplyLazily implements feed.Lazy: when the commits fire nothing, nothing is written.
+func (m *Matcher) ApplyLazily(ctx context.Context, commits []*change.Commit, position change.EndLSN) (written bool, err error) {
+	return m.apply(ctx, commits, position, false)
+}
+
+// apply writes the checkpoint if it must, or if there is anything else to write.
+func (m *Matcher) apply(ctx context.Context, commits []*change.Commit, position change.EndLSN, must bool) (written bool, err error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if err := m.ensurePartitions(ctx, commits); err != nil {
-		return err
+		return false, err
 	}
 	again, begun, registry, outdated := false, false, false, ""
 	var b *batch
-	err := pgx.BeginFunc(ctx, m.Pool, func(tx pgx.Tx) error {
+	tx := &lateTx{pool: m.Pool}
+	err = func() error {
 		q := dbq.New(tx)
 		// First what may take long without a word and holds no locks.
 		if err := m.current(ctx, q); err != nil {
@@ -320,8 +339,11 @@ func (m *Matcher) Apply(ctx context.Context, commits []*change.Commit, position 
 		if len(commits) > 0 && !m.mirrored() {
 			return feed.ErrAgain
 		}
-		if err := q.BeEngine(ctx); err != nil {
-			return fmt.Errorf("feed: %w", err)
+		tx.engine = true
+		if tx.begun() {
+			if err := q.BeEngine(ctx); err != nil {
+				return fmt.Errorf("feed: %w", err)
+			}
 		}
 		begun = true
 		if m.mirrors.store != nil {
@@ -359,12 +381,22 @@ func (m *Matcher) Apply(ctx context.Context, commits []*change.Commit, position 
 		if err := b.finishTimers(ctx); err != nil {
 			return err
 		}
-		err := m.Checkpoints.Advance(ctx, tx, position)
+		// The mirror is of the checkpoint, so with one it must be written.
+		if !must && !again && !tx.begun() && m.mirrors.store == nil {
+			return nil
+		}
 		failpoint.Hit("apply-before-commit")
-		return err
-	})
+		if err := m.Checkpoints.AdvanceAndCommit(ctx, tx, &b.closing, position); err != nil {
+			return err
+		}
+		tx.ended()
+		return nil
+	}()
+	if rollbackErr := tx.Rollback(ctx); err != nil {
+		err = errors.Join(err, rollbackErr)
+	}
 	if errors.Is(err, feed.ErrAgain) && !begun {
-		return err
+		return false, err
 	}
 	if err != nil {
 		// The set may be ahead of the checkpoint now: read it anew.
@@ -377,7 +409,13 @@ func (m *Matcher) Apply(ctx context.Context, commits []*change.Commit, position 
 				m.mirrors.store.Drop(outdated)
 			}
 		}
-		return err
+		return false, err
+	}
+	if !tx.begun() { // the checkpoint is where it was
+		m.timers.committed(b)
+		m.remember(commits, b)
+		m.marker.flush()
+		return false, nil
 	}
 	failpoint.Hit("apply-after-commit")
 	if m.mirrors.store != nil {
@@ -394,16 +432,21 @@ func (m *Matcher) Apply(ctx context.Context, commits []*change.Commit, position 
 		}
 	}
 	m.timers.committed(b)
-	for i := range b.taken {
-		m.recent.add(commits[i], b.taken[i].suppressed, b.taken[i].depth)
-	}
+	m.remember(commits, b)
 	m.position = position
 	m.marker.flush()
 	m.observeLive()
 	if again {
-		return feed.ErrAgain
+		return true, feed.ErrAgain
 	}
-	return nil
+	return true, nil
+}
+
+// remember keeps what may be asked about.
+func (m *Matcher) remember(commits []*change.Commit, b *batch) {
+	for i := range b.taken {
+		m.recent.add(commits[i], b.taken[i].suppressed, b.taken[i].depth)
+	}
 }
 
 // current makes sure that the loaded triggers are those of the checkpoint.

@@ -532,12 +532,12 @@ func (b *batch) fire(ctx context.Context, c *change.Commit, fired []trigger.Rela
 		b.firings = append(b.firings, *r)
 		b.size += len(r.data) + len(r.previous)
 		if b.size >= flushBytes {
-			if err := b.write(ctx, 1); err != nil {
+			if err := b.write(ctx, 1, false); err != nil {
 				return err
 			}
 		}
 	}
-	return b.write(ctx, flushAt)
+	return b.write(ctx, flushAt, false)
 }
 
 // fetch fills in the rows of objects that did not change themselves.

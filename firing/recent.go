@@ -18,6 +18,7 @@ type recent struct {
 	commits []recentCommit // in commit order
 	first   int            // the oldest one kept
 	bytes   int
+	end     change.EndLSN // of the latest one
 }
 
 type recentCommit struct {
@@ -31,8 +32,13 @@ type recentCommit struct {
 	partial    bool // too large to be kept whole
 }
 
-// add takes up a commit, and forgets the oldest ones for it.
+// add takes up a commit, and forgets the oldest ones for it. One that came to nothing may
+// come again.
 func (r *recent) add(c *change.Commit, suppressed bool, depth int) {
+	if c.End <= r.end {
+		return
+	}
+	r.end = c.End
 	k := recentCommit{lsn: c.LSN, end: c.End, time: c.Time, suppressed: suppressed, depth: depth}
 	if c.Large != nil {
 		k.partial = true
