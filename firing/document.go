@@ -38,7 +38,7 @@ func (d *documents) document(rel *change.Relation, row change.Row) ([]byte, erro
 		if len(out) > 1 {
 			out = append(out, ',')
 		}
-		out = appendString(out, []byte(rel.Columns[i].Name))
+		out = appendString(out, rel.Columns[i].Name)
 		out = append(out, ':')
 		if c.Kind == change.Null {
 			out = append(out, "null"...)
@@ -113,9 +113,16 @@ func isNumber(text []byte) bool {
 	return c >= '0' && c <= '9'
 }
 
-func appendString(out, text []byte) []byte {
-	s, _ := json.Marshal(string(text)) //nolint:errchkjson // a string
-	return append(out, s...)
+func appendString[T []byte | string](out []byte, text T) []byte {
+	for i := range len(text) {
+		if c := text[i]; c < ' ' || c >= 0x80 || c == '"' || c == '\\' {
+			s, _ := json.Marshal(string(text)) //nolint:errchkjson // a string
+			return append(out, s...)
+		}
+	}
+	out = append(out, '"')
+	out = append(out, text...)
+	return append(out, '"')
 }
 
 // changedFields names the columns whose values differ, by name, so that a table
