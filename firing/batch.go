@@ -27,9 +27,14 @@ import (
 type batch struct {
 	*Matcher
 
-	tx    pgx.Tx
+	tx    *lateTx
 	q     *dbq.Queries
 	notes *notes
+
+	position change.EndLSN // up to which it goes
+	begun    bool          // what is loaded may be changed from here on
+	again    bool          // what follows is to come on a new connection
+	registry bool          // the tables are to be looked at anew
 
 	firings  []row
 	size     int // bytes of documents in them
@@ -68,7 +73,7 @@ func (b *batch) speak(ctx context.Context) error {
 		return nil
 	}
 	b.quiet = 0
-	if time.Since(b.spoken) < 2*time.Second {
+	if !b.tx.begun() || time.Since(b.spoken) < 2*time.Second {
 		return nil
 	}
 	b.spoken = time.Now()

@@ -7,7 +7,7 @@ import (
 
 func TestAppendString(t *testing.T) {
 	t.Parallel()
-	for _, text := range []string{"", "plain text", `a "quoted" \ one`, "tab\tand\nline", "ü and 漢", "<html> & co", "\x00", "\xff broken"} {
+	for _, text := range []string{"", "plain text", `a "quoted" \ one`, "tab\tand\nline", "ü and €", "<html> & co", "\x00", "\xff broken"} {
 		var got string
 		out := appendString([]byte("x"), text)
 		if err := json.Unmarshal(out[1:], &got); err != nil {

@@ -327,91 +327,19 @@ func (m *Matcher) apply(ctx context.Context, commits []*change.Commit, position 
 	if err := m.ensurePartitions(ctx, commits); err != nil {
 		return false, err
 	}
-	again, begun, registry, outdated := false, false, false, ""
-	var b *batch
-	tx := &lateTx{pool: m.Pool}
-	err = func() error {
-		q := dbq.New(tx)
-		// First what may take long without a word and holds no locks.
-		if err := m.current(ctx, q); err != nil {
-			return err
-		}
-		if len(commits) > 0 && !m.mirrored() {
-			return feed.ErrAgain
-		}
-		tx.engine = true
-		if tx.begun() {
-			if err := q.BeEngine(ctx); err != nil {
-				return fmt.Errorf("feed: %w", err)
-			}
-		}
-		begun = true
-		if m.mirrors.store != nil {
-			m.mirrors.store.Begin()
-		}
-		b = &batch{Matcher: m, tx: tx, q: q, notes: newNotes()}
-		m.pipelines = map[string]bool{}
-		b.beginTimers()
-		if err := b.arm(ctx); err != nil {
-			return err
-		}
-		for _, c := range commits {
-			if err := b.advance(ctx, c); err != nil {
-				return err
-			}
-			if err := b.commit(ctx, c); err != nil {
-				outdated = b.outdatedType
-				return err
-			}
-			if slices.ContainsFunc(c.Messages, func(msg change.Message) bool { return msg.Prefix == change.MessageRegistry }) {
-				// The tables are looked at anew, and so are related rows: what a table did
-				// while it was not watched did not come by.
-				position, again, registry = c.End, true, true
-				break
-			}
-			if m.rewant && m.set.Related() && len(m.missing(m.mirrors.at)) > 0 {
-				// A trigger wants more rows than the mirror has: they are read as of here.
-				position, again = c.End, true
-				break
-			}
-		}
-		if err := b.finish(ctx); err != nil {
-			return err
-		}
-		if err := b.finishTimers(ctx); err != nil {
-			return err
-		}
-		// The mirror is of the checkpoint, so with one it must be written.
-		if !must && !again && !tx.begun() && m.mirrors.store == nil {
-			return nil
-		}
-		failpoint.Hit("apply-before-commit")
-		if err := m.Checkpoints.AdvanceAndCommit(ctx, tx, &b.closing, position); err != nil {
-			return err
-		}
-		tx.ended()
-		return nil
-	}()
-	if rollbackErr := tx.Rollback(ctx); err != nil {
+	b := &batch{Matcher: m, tx: &lateTx{pool: m.Pool}, notes: newNotes(), position: position}
+	err = b.run(ctx, commits, must)
+	written = err == nil && b.tx.begun()
+	if rollbackErr := b.tx.Rollback(ctx); err != nil {
 		err = errors.Join(err, rollbackErr)
 	}
-	if errors.Is(err, feed.ErrAgain) && !begun {
+	switch {
+	case errors.Is(err, feed.ErrAgain) && !b.begun:
 		return false, err
-	}
-	if err != nil {
-		// The set may be ahead of the checkpoint now: read it anew.
-		m.loaded = false
-		m.marker.drop()
-		if m.mirrors.store != nil {
-			if bad := m.mirrors.store.Rollback(); bad != nil {
-				m.dropMirror()
-			} else if outdated != "" {
-				m.mirrors.store.Drop(outdated)
-			}
-		}
+	case err != nil:
+		m.undo(b)
 		return false, err
-	}
-	if !tx.begun() { // the checkpoint is where it was
+	case !written: // the checkpoint is where it was
 		m.timers.committed(b)
 		m.remember(commits, b)
 		m.marker.flush()
@@ -421,11 +349,11 @@ func (m *Matcher) apply(ctx context.Context, commits []*change.Commit, position 
 	if m.mirrors.store != nil {
 		m.mirrors.store.Commit()
 		if m.mirrors.at == m.position {
-			m.mirrors.at = position
+			m.mirrors.at = b.position
 		}
 		m.limitMirror()
 	}
-	if registry {
+	if b.registry {
 		m.dropMirror()
 		if m.set.Timed() {
 			m.set.Disarm()
@@ -433,13 +361,91 @@ func (m *Matcher) apply(ctx context.Context, commits []*change.Commit, position 
 	}
 	m.timers.committed(b)
 	m.remember(commits, b)
-	m.position = position
+	m.position = b.position
 	m.marker.flush()
 	m.observeLive()
-	if again {
+	if b.again {
 		return true, feed.ErrAgain
 	}
 	return true, nil
+}
+
+// run matches and writes.
+func (b *batch) run(ctx context.Context, commits []*change.Commit, must bool) error {
+	m := b.Matcher
+	b.q = dbq.New(b.tx)
+	// First what may take long without a word and holds no locks.
+	if err := m.current(ctx, b.q); err != nil {
+		return err
+	}
+	if len(commits) > 0 && !m.mirrored() {
+		return feed.ErrAgain
+	}
+	b.tx.engine = true
+	if b.tx.begun() {
+		if err := b.q.BeEngine(ctx); err != nil {
+			return fmt.Errorf("feed: %w", err)
+		}
+	}
+	b.begun = true
+	if m.mirrors.store != nil {
+		m.mirrors.store.Begin()
+	}
+	m.pipelines = map[string]bool{}
+	b.beginTimers()
+	if err := b.arm(ctx); err != nil {
+		return err
+	}
+	for _, c := range commits {
+		if err := b.advance(ctx, c); err != nil {
+			return err
+		}
+		if err := b.commit(ctx, c); err != nil {
+			return err
+		}
+		if slices.ContainsFunc(c.Messages, func(msg change.Message) bool { return msg.Prefix == change.MessageRegistry }) {
+			// The tables are looked at anew, and so are related rows: what a table did
+			// while it was not watched did not come by.
+			b.position, b.again, b.registry = c.End, true, true
+			break
+		}
+		if m.rewant && m.set.Related() && len(m.missing(m.mirrors.at)) > 0 {
+			// A trigger wants more rows than the mirror has: they are read as of here.
+			b.position, b.again = c.End, true
+			break
+		}
+	}
+	if err := b.finish(ctx); err != nil {
+		return err
+	}
+	if err := b.finishTimers(ctx); err != nil {
+		return err
+	}
+	// The mirror is of the checkpoint, so with one it must be written.
+	if !must && !b.again && !b.tx.begun() && b.closing.Len() == 0 && m.mirrors.store == nil {
+		return nil
+	}
+	failpoint.Hit("apply-before-commit")
+	if err := m.Checkpoints.AdvanceAndCommit(ctx, b.tx, &b.closing, b.position); err != nil {
+		return err
+	}
+	b.tx.ended()
+	return nil
+}
+
+// undo is for a batch that failed: the set may be ahead of the checkpoint now, so it is
+// read anew.
+func (m *Matcher) undo(b *batch) {
+	m.loaded = false
+	m.marker.drop()
+	if m.mirrors.store == nil {
+		return
+	}
+	if bad := m.mirrors.store.Rollback(); bad != nil {
+		m.dropMirror()
+	} else if b.outdatedType != "" {
+		m.mirrors.store.Drop(b.outdatedType)
+	}
 }
 
 // remember keeps what may be asked about.

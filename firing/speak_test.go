@@ -42,7 +42,7 @@ func TestSpeak(t *testing.T) {
 	if _, err := tx.Exec(ctx, "SET LOCAL idle_in_transaction_session_timeout = '8s'"); err != nil {
 		t.Fatal(err)
 	}
-	b := &batch{Matcher: New(Config{Logger: slog.New(slog.DiscardHandler)}), tx: tx, q: dbq.New(tx), notes: newNotes()}
+	b := &batch{Matcher: New(Config{Logger: slog.New(slog.DiscardHandler)}), tx: &lateTx{tx: tx}, q: dbq.New(tx), notes: newNotes()}
 	if err := b.commit(ctx, &change.Commit{Large: slow{40_000, 300 * time.Millisecond}}); err != nil {
 		t.Fatal(err)
 	}
