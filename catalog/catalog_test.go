@@ -221,17 +221,17 @@ func TestRows(t *testing.T) {
 	if err := c.Reload(ctx); err != nil {
 		t.Fatal(err)
 	}
-	row, err := c.Row(ctx, d.Pool, "lead", "1")
+	row, err := c.Row(ctx, d.Pool, "default", "lead", "1")
 	if err != nil || row["name"] != "Ann" || row["n"].(interface{ String() string }).String() != "12345678901234567890.5" {
 		t.Errorf("the row is %v, %v", row, err)
 	}
-	if _, err := c.Row(ctx, d.Pool, "lead", "9"); !errors.Is(err, jobs.ErrNotVisible) {
+	if _, err := c.Row(ctx, d.Pool, "default", "lead", "9"); !errors.Is(err, jobs.ErrNotVisible) {
 		t.Errorf("a row that isn't there: %v", err)
 	}
-	if _, err := c.Row(ctx, d.Pool, "lead", "not a number"); !isPermanent(err) {
+	if _, err := c.Row(ctx, d.Pool, "default", "lead", "not a number"); !isPermanent(err) {
 		t.Errorf("an id that can't be one: %v", err)
 	}
-	if row, err := c.Row(ctx, d.Pool, "unknown", "x"); err != nil || row["id"] != "x" {
+	if row, err := c.Row(ctx, d.Pool, "default", "unknown", "x"); err != nil || row["id"] != "x" {
 		t.Errorf("a type that isn't watched: %v, %v", row, err)
 	}
 	tx, err := d.Pool.Begin(ctx)

@@ -10,6 +10,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
@@ -36,9 +37,19 @@ func (t *Type) byID(alias string, n int) string {
 	return fmt.Sprintf("%s.%s = ($%d::text)::%s", alias, ident(t.ID), n, t.Column(t.ID).TypeName)
 }
 
+// ownedBy is the condition that a row belongs to the organization of parameter n; ""
+// where the table doesn't say whose its rows are.
+func (t *Type) ownedBy(alias string, n int) string {
+	col := t.Column(t.Organization)
+	if t.Organization == "" || col == nil {
+		return ""
+	}
+	return fmt.Sprintf(" AND %s = $%d::text", trigger.SQLText(alias+"."+ident(t.Organization), col.BaseOID), n)
+}
+
 // Row reads one object as JSON, by its type's name. A type that is not watched
-// has only its id. jobs.ErrNotVisible when there is no such row (yet).
-func (c *Catalog) Row(ctx context.Context, q Querier, objectType, id string) (map[string]any, error) {
+// has only its id. jobs.ErrNotVisible when the organization has no such row (yet).
+func (c *Catalog) Row(ctx context.Context, q Querier, organization, objectType, id string) (map[string]any, error) {
 	t := c.Type(objectType)
 	if t == nil {
 		return map[string]any{"id": id}, nil
@@ -47,7 +58,11 @@ func (c *Catalog) Row(ctx context.Context, q Querier, objectType, id string) (ma
 		return nil, jobs.Permanentf("table %s has no column %s any more: watch it again", t.Quoted, t.ID)
 	}
 	var raw []byte
-	err := q.QueryRow(ctx, "SELECT to_jsonb(t) FROM "+t.Quoted+" t WHERE "+t.byID("t", 1), id).Scan(&raw)
+	sql, args := "SELECT to_jsonb(t) FROM "+t.Quoted+" t WHERE "+t.byID("t", 1), []any{id}
+	if owned := t.ownedBy("t", 2); owned != "" {
+		sql, args = sql+owned, append(args, organization)
+	}
+	err := q.QueryRow(ctx, sql, args...).Scan(&raw)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return nil, fmt.Errorf("%s %s in table %s: %w", objectType, id, t.Quoted, jobs.ErrNotVisible)
 	}
@@ -155,14 +170,18 @@ func (c *Catalog) UpdateRow(ctx context.Context, tx pgx.Tx, a *jobs.Action, obje
 	if own == nil {
 		return 0, jobs.Permanent(NotWatched(a.ObjectType))
 	}
-	t, where := own, own.byID("t", 2)
+	t, where := own, own.byID("t", 2)+own.ownedBy("t", 3)
 	if !c.own(object, a.ObjectType) {
 		at := slices.IndexFunc(own.Relations, func(r trigger.Relation) bool { return r.RelatedType == object })
 		if t = c.Type(object); t == nil || at < 0 {
 			return 0, jobs.Permanentf("update_row: %q is not related to %q: it is %s", object, a.ObjectType, related(own))
 		}
 		r := own.Relations[at]
-		where = fmt.Sprintf("t.%s = (SELECT o.%s FROM %s o WHERE %s)", ident(r.RelatedColumn), ident(r.Column), own.Quoted, own.byID("o", 2))
+		where = fmt.Sprintf("t.%s = (SELECT o.%s FROM %s o WHERE %s%s)%s", ident(r.RelatedColumn), ident(r.Column), own.Quoted,
+			own.byID("o", 2), own.ownedBy("o", 3), t.ownedBy("t", 3))
+	}
+	if _, err := t.owned("update_row", a.OrganizationID, set); err != nil {
+		return 0, err
 	}
 	columns, values, err := t.columns("update_row", set)
 	if err != nil {
@@ -172,8 +191,12 @@ func (c *Catalog) UpdateRow(ctx context.Context, tx pgx.Tx, a *jobs.Action, obje
 	for i, col := range columns {
 		assign[i] = col + " = r." + col
 	}
+	args := []any{values, a.LeadID}
+	if strings.Contains(where, "$3") {
+		args = append(args, a.OrganizationID)
+	}
 	tag, err := tx.Exec(ctx, fmt.Sprintf("UPDATE %s t SET %s FROM jsonb_populate_record(NULL::%s, $1::jsonb) r WHERE %s",
-		t.Quoted, strings.Join(assign, ", "), t.Quoted, where), values, a.LeadID)
+		t.Quoted, strings.Join(assign, ", "), t.Quoted, where), args...)
 	if err != nil {
 		return 0, rowError("update_row on "+t.Quoted, err)
 	}
@@ -197,7 +220,7 @@ func (c *Catalog) own(object, objectType string) bool {
 }
 
 // InsertRow adds a row to a watched table, named by its table or its type.
-func (c *Catalog) InsertRow(ctx context.Context, tx pgx.Tx, _ *jobs.Action, table string, values map[string]any) error {
+func (c *Catalog) InsertRow(ctx context.Context, tx pgx.Tx, a *jobs.Action, table string, values map[string]any) error {
 	t := c.Type(table)
 	if t == nil {
 		c.mu.RLock()
@@ -211,6 +234,14 @@ func (c *Catalog) InsertRow(ctx context.Context, tx pgx.Tx, _ *jobs.Action, tabl
 	if t == nil {
 		return jobs.Permanentf("insert_row: table %q is not watched: run `pgautomate watch %s` first", table, table)
 	}
+	said, err := t.owned("insert_row", a.OrganizationID, values)
+	if err != nil {
+		return err
+	}
+	if t.Organization != "" && !said {
+		values = maps.Clone(values)
+		values[t.Organization] = a.OrganizationID
+	}
 	columns, raw, err := t.columns("insert_row", values)
 	if err != nil {
 		return err
@@ -222,6 +253,19 @@ func (c *Catalog) InsertRow(ctx context.Context, tx pgx.Tx, _ *jobs.Action, tabl
 		return rowError("insert_row into "+t.Quoted, err)
 	}
 	return nil
+}
+
+// owned refuses to give a row to another organization; said is whether the values
+// name one.
+func (t *Type) owned(what, organization string, values map[string]any) (said bool, err error) {
+	v, said := values[t.Organization]
+	if t.Organization == "" || !said {
+		return false, nil
+	}
+	if v == nil || fmt.Sprint(v) != organization {
+		return true, jobs.Permanentf("%s: column %s of %s says whose the row is: it can only be %q here, or be left out", what, t.Organization, t.Quoted, organization)
+	}
+	return true, nil
 }
 
 func (t *Type) columns(what string, set map[string]any) (quoted []string, values []byte, err error) {
