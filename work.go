@@ -215,7 +215,9 @@ func (e *Engine) vars(s *jobs.Started) *jobs.Vars {
 	a := &s.Action
 	v := jobs.NewVars()
 	v.SetLocation(a.Location)
-	lead := func(ctx context.Context) (any, error) { return e.catalog.Row(ctx, e.pool, a.OrganizationID, a.ObjectType, a.LeadID) }
+	lead := func(ctx context.Context) (any, error) {
+		return e.catalog.Row(ctx, e.pool, a.OrganizationID, a.ObjectType, a.LeadID)
+	}
 	v.SetLazy("lead", lead)
 	v.SetLazy("organization", func(ctx context.Context) (any, error) {
 		o, err := dbq.New(e.pool).GetOrganization(ctx, a.OrganizationID)
