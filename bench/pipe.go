@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/pgautomate/pgautomate/change"
+	"github.com/pgautomate/pgautomate/feed"
 )
 
 const (
@@ -107,6 +108,9 @@ func commitToJob(ctx context.Context, r *run) error {
 			if err != nil {
 				return err
 			}
+			if err := b.until(ctx, func(s feed.Status) bool { return s.State == feed.StateStreaming }); err != nil {
+				return err
+			}
 			if err := r.paced(ctx, d, 2*i*perTurn); err != nil {
 				return err
 			}
@@ -190,6 +194,9 @@ func appWrites(ctx context.Context, r *run) error {
 			var b *running
 			if table == "lead" {
 				if b, err = f.begin(ctx, false); err != nil {
+					return err
+				}
+				if err := b.until(ctx, func(s feed.Status) bool { return s.State == feed.StateStreaming }); err != nil {
 					return err
 				}
 			}
