@@ -158,15 +158,26 @@ func (f *feeder) catchUp(ctx context.Context) error {
 			return err
 		}
 	}
-	end, err := f.d.endOf(ctx)
-	if err != nil {
-		return err
+	// A slot begins to read at the last place that it need not know anything before of, which a
+	// CHECKPOINT makes and the next one confirms. A fresh slot, as the references have, has no such way.
+	for range 2 {
+		if err := f.d.run(ctx, "CHECKPOINT"); err != nil {
+			return err
+		}
+		end, err := f.d.endOf(ctx)
+		if err != nil {
+			return err
+		}
+		b, err := f.begin(ctx, true)
+		if err != nil {
+			return err
+		}
+		err = b.until(ctx, func(s feed.Status) bool { return change.LSN(s.Applied) >= end && change.LSN(s.Flushed) >= end })
+		if err := errors.Join(err, b.end()); err != nil {
+			return err
+		}
 	}
-	b, err := f.begin(ctx, true)
-	if err != nil {
-		return err
-	}
-	return errors.Join(b.untilApplied(ctx, end), b.end())
+	return nil
 }
 
 // untilApplied waits until all before a position is dealt with.

@@ -11,7 +11,6 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/pgautomate/pgautomate/change"
-	"github.com/pgautomate/pgautomate/feed"
 )
 
 const (
@@ -108,7 +107,11 @@ func commitToJob(ctx context.Context, r *run) error {
 			if err != nil {
 				return err
 			}
-			if err := b.until(ctx, func(s feed.Status) bool { return s.State == feed.StateStreaming }); err != nil {
+			first, err := d.mark(ctx)
+			if err != nil {
+				return err
+			}
+			if err := b.untilApplied(ctx, first); err != nil {
 				return err
 			}
 			if err := r.paced(ctx, d, 2*i*perTurn); err != nil {
@@ -196,7 +199,11 @@ func appWrites(ctx context.Context, r *run) error {
 				if b, err = f.begin(ctx, false); err != nil {
 					return err
 				}
-				if err := b.until(ctx, func(s feed.Status) bool { return s.State == feed.StateStreaming }); err != nil {
+				first, err := d.mark(ctx)
+				if err != nil {
+					return err
+				}
+				if err := b.untilApplied(ctx, first); err != nil {
 					return err
 				}
 			}
