@@ -142,10 +142,10 @@ func commitToJob(ctx context.Context, r *run) error {
 			reference, err = bare.end()
 			return err
 		}
-		latencies = nil
 		if err := f.catchUp(ctx); err != nil {
 			return err
 		}
+		latencies = nil // those of what it caught up with
 		if err := engine(); err != nil {
 			return err
 		}
