@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"runtime"
+	"slices"
 	"strconv"
 )
 
@@ -31,9 +32,13 @@ func relatedRows(ctx context.Context, r *run) error {
 		feeders[name] = f
 	}
 	var t turns
-	for range r.reps {
+	for i := range r.reps {
 		rates := map[string]float64{}
-		for _, name := range []string{"plain", "related"} {
+		order := []string{"plain", "related"}
+		if i%2 == 1 {
+			slices.Reverse(order)
+		}
+		for _, name := range order {
 			var err error
 			if rates[name], err = r.drainDeals(ctx, feeders[name]); err != nil {
 				return fmt.Errorf("%s: %w", name, err)
