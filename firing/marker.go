@@ -31,6 +31,7 @@ type mark struct {
 	version       int32
 	status, error string
 	objectType    string // set: all triggers of the type
+	tries         int    // in vain so far: the trigger's row was not to be seen yet
 }
 
 func newMarker(pool *pgxpool.Pool, logger *slog.Logger) *marker {
@@ -103,6 +104,26 @@ func (m *marker) run(ctx context.Context) {
 	}
 }
 
+// visibleTries and visibleEvery bound how long a mark waits for its trigger's row: the
+// stream shows a commit a moment before others see it.
+const (
+	visibleTries = 100
+	visibleEvery = 100 * time.Millisecond
+)
+
+// again tries a mark once more a little later.
+func (m *marker) again(k mark) {
+	time.AfterFunc(visibleEvery, func() {
+		m.mu.Lock()
+		m.ready = append(m.ready, k)
+		m.mu.Unlock()
+		select {
+		case m.wake <- struct{}{}:
+		default:
+		}
+	})
+}
+
 // write writes marks in order and says how many it wrote.
 func (m *marker) write(ctx context.Context, todo []mark) (int, error) {
 	for i, k := range todo {
@@ -120,6 +141,13 @@ func (m *marker) write(ctx context.Context, todo []mark) (int, error) {
 				n, err = q.RecoverTriggers(ctx, k.objectType)
 			default:
 				n, err = q.MarkTrigger(ctx, dbq.MarkTriggerParams{Status: k.status, Error: k.error, ID: k.id, Version: k.version})
+				if err == nil && n == 0 && k.tries < visibleTries {
+					var there bool
+					if there, err = q.TriggerVisible(ctx, dbq.TriggerVisibleParams{ID: k.id, Version: k.version}); err == nil && !there {
+						k.tries++
+						m.again(k)
+					}
+				}
 			}
 			if err == nil && n > 0 && k.status != "active" {
 				m.logger.WarnContext(ctx, "triggers changed", "status", k.status, "id", k.id, "object_type", k.objectType, "count", n, "problem", k.error)

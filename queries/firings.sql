@@ -62,6 +62,10 @@ UPDATE pgautomate.triggers SET status = @status, error = nullif(@error::text, ''
  WHERE id = @id AND version = @version AND status <> 'paused'
    AND (status, coalesce(error, '')) IS DISTINCT FROM (@status::text, @error::text);
 
+-- Whether a trigger's row is there as the stream has shown it, or newer. Primary key.
+-- name: TriggerVisible :one
+SELECT EXISTS (SELECT FROM pgautomate.triggers WHERE id = @id AND version >= @version)::boolean;
+
 -- name: DegradeTriggers :execrows
 UPDATE pgautomate.triggers SET status = 'degraded', error = @error::text
  WHERE object_type = @object_type AND status = 'active';

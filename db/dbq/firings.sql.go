@@ -428,3 +428,20 @@ func (q *Queries) RemoveLiveTriggers(ctx context.Context, triggerIds []int64) er
 	_, err := q.db.Exec(ctx, removeLiveTriggers, triggerIds)
 	return err
 }
+
+const triggerVisible = `-- name: TriggerVisible :one
+SELECT EXISTS (SELECT FROM pgautomate.triggers WHERE id = $1 AND version >= $2)::boolean
+`
+
+type TriggerVisibleParams struct {
+	ID      int64
+	Version int32
+}
+
+// Whether a trigger's row is there as the stream has shown it, or newer. Primary key.
+func (q *Queries) TriggerVisible(ctx context.Context, arg TriggerVisibleParams) (bool, error) {
+	row := q.db.QueryRow(ctx, triggerVisible, arg.ID, arg.Version)
+	var column_1 bool
+	err := row.Scan(&column_1)
+	return column_1, err
+}
