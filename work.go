@@ -199,7 +199,7 @@ func (e *Engine) objectRenamed(ctx context.Context, job *river.Job[jobs.ObjectRe
 
 // replied wakes the waits of leads that have replied.
 func (e *Engine) replied(ctx context.Context, job *river.Job[jobs.RepliedArgs]) error {
-	return again(e.waits.Replied(ctx, job.Args.OrganizationID, job.Args.ObjectType, job.Args.IDs))
+	return e.waits.Replied(ctx, job.Args.OrganizationID, job.Args.ObjectType, job.Args.IDs)
 }
 
 // again lets a carrier come again soon; that is no failure.

@@ -292,6 +292,33 @@ func TestReplyWhileAway(t *testing.T) {
 	wg.Wait()
 }
 
+// TestWakesEnd: who is woken for nothing, with many others in one commit, looks once
+// and is left in peace.
+func TestWakesEnd(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.crm()
+	w.messages()
+	const leads = 200
+	w.leads(leads)
+	stage := w.stage("a", "p", "s", act{"wait_for_reply", `{"timeout": "3 days", "channel": "sms"}`})
+	w.run()
+	w.enterMany("a", stage, leads)
+	w.until("all are parked", func() bool {
+		return one[int64](w, `SELECT count(*) FROM pgautomate.lead_stage_actions WHERE status = 'delayed'`) == leads
+	})
+	w.exec(`INSERT INTO message (organization_id, lead_id, channel, direction) SELECT 'a', id, 'email', 'in' FROM lead`)
+	w.settle()
+	w.until("the carriers have come and all are parked again", func() bool {
+		return one[bool](w, `SELECT count(*) FILTER (WHERE kind = 'replied') > 0 AND count(*) FILTER (WHERE kind = 'replied' AND state <> 'completed') = 0 FROM pgautomate.river_job`) &&
+			one[int64](w, `SELECT count(*) FROM pgautomate.lead_stage_actions WHERE status = 'delayed' AND perform_at > now() + interval '2 days'`) == leads
+	})
+	// Its fence counts how often a wait was looked at: when it began, and once since.
+	if n := one[int64](w, `SELECT max(fence) FROM pgautomate.lead_stage_actions`); n > 3 {
+		t.Errorf("a wait was looked at %d times", n)
+	}
+}
+
 // TestOldReplies: they are deleted, the others stay.
 func TestOldReplies(t *testing.T) {
 	t.Parallel()

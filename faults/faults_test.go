@@ -45,6 +45,7 @@ func TestFaults(t *testing.T) {
 		{"kill -9, restart", nil, (*world).killAndRestart},
 		{"kill -9, a standby takes over", nil, (*world).killWithStandby},
 		{"kill -9 while timers come due", nil, (*world).timersKilled},
+		{"kill -9 while waits end", nil, (*world).waitsKilled},
 		{"server: immediate shutdown and restart", nil, (*world).crashes},
 		{"kill -9 of engine and server at one time", nil, (*world).killBoth},
 		{"server: sessions terminated", nil, (*world).terminations},

@@ -366,9 +366,12 @@ func (w *world) settled() time.Duration {
 	return w.caughtUp() + w.until("each firing's action has ended", func() bool {
 		return one[bool](w, `SELECT NOT EXISTS (SELECT FROM pgautomate.lead_stage_actions WHERE status NOT IN ('completed', 'failed', 'canceled'))
 			AND NOT EXISTS (SELECT FROM pgautomate.river_job WHERE kind = 'firing' AND state NOT IN ('completed', 'discarded', 'cancelled'))
-			AND (SELECT count(*) FROM pgautomate.trigger_firings) = (SELECT count(*) FROM pgautomate.lead_stage_actions WHERE firing_id IS NOT NULL)`)
+			AND (SELECT count(*) FROM pgautomate.trigger_firings WHERE `+actsItself+`) = (SELECT count(*) FROM pgautomate.lead_stage_actions WHERE firing_id IS NOT NULL)`)
 	})
 }
+
+// actsItself holds for firings that have an action; those of goals end runs, and those of waits wake them.
+const actsItself = `trigger_id NOT IN (SELECT v.trigger_id FROM pgautomate.trigger_versions v WHERE v.action_type IN ('goal', 'wake'))`
 
 type firing struct {
 	ID, Trigger int64

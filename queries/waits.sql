@@ -26,16 +26,16 @@ SELECT unnest(@organization_ids::text[]), unnest(@lead_types::text[]), unnest(@l
 
 -- Waits that a worker looks at now: it may have looked before what wakes them was
 -- to be seen, so they are asked about again. lead_stage_actions_lead_idx.
--- name: WaitsBeingLookedAt :one
-SELECT count(*) FROM pgautomate.lead_stage_actions a
+-- name: WaitsBeingLookedAt :many
+SELECT DISTINCT a.lead_id FROM pgautomate.lead_stage_actions a
  WHERE a.organization_id = @organization_id AND a.lead_id = ANY (@lead_ids::text[]) AND a.object_type = @object_type
    AND a.action_type = @action_type AND a.status = 'running';
 
--- Parked waits go on now. One that somebody has locked is not waited for, but
--- counted as left. lead_stage_actions_lead_idx.
--- name: WakeWaits :one
+-- Parked waits go on now; whose they are. One that somebody has locked is not
+-- waited for, but left. lead_stage_actions_lead_idx.
+-- name: WakeWaits :many
 WITH parked AS MATERIALIZED (
-    SELECT a.id FROM pgautomate.lead_stage_actions a
+    SELECT a.id, a.lead_id FROM pgautomate.lead_stage_actions a
      WHERE a.organization_id = @organization_id AND a.lead_id = ANY (@lead_ids::text[]) AND a.object_type = @object_type
        AND a.action_type = @action_type AND a.status = 'delayed' AND a.result -> 'woken' IS NULL
 ), free AS MATERIALIZED (
@@ -50,7 +50,7 @@ WITH parked AS MATERIALIZED (
     INSERT INTO pgautomate.due_signals (organization_id, action_type, perform_at)
     SELECT @organization_id, @action_type, clock_timestamp() WHERE EXISTS (SELECT FROM woken)
 )
-SELECT (SELECT count(*) FROM woken)::bigint AS woken, ((SELECT count(*) FROM parked) - (SELECT count(*) FROM woken))::bigint AS left_over;
+SELECT parked.lead_id, (parked.id IN (SELECT woken.id FROM woken))::boolean AS woken FROM parked;
 
 -- Replies that came too late for waits which had just run out: the wait's result
 -- keeps the loser. lead_stage_actions_lead_idx, replies_lead_idx.
@@ -110,6 +110,8 @@ SELECT DISTINCT w.place::bigint AS place
   JOIN pgautomate.lead_stage_actions a ON a.organization_id = w.organization_id AND a.lead_id = w.lead_id AND a.object_type = w.object_type
    AND a.action_type = 'wait_until' AND a.status = 'running';
 
+-- One that goes on already, by an earlier wake, is told all the same: the lead may
+-- meet the query only for a moment, and no more when it is asked.
 -- name: WakeUntils :many
 WITH met AS MATERIALIZED (
     SELECT unnest(@places::bigint[]) AS place, unnest(@organization_ids::text[]) AS organization_id, unnest(@object_types::text[]) AS object_type,
@@ -117,14 +119,14 @@ WITH met AS MATERIALIZED (
 ), parked AS MATERIALIZED (
     SELECT a.id, met.place, met.at FROM met
       JOIN pgautomate.lead_stage_actions a ON a.organization_id = met.organization_id AND a.lead_id = met.lead_id AND a.object_type = met.object_type
-     WHERE a.action_type = 'wait_until' AND a.status = 'delayed' AND a.result ->> 'awaited' = met.awaited
+     WHERE a.action_type = 'wait_until' AND a.status IN ('delayed', 'queued', 'pending') AND a.result ->> 'awaited' = met.awaited
        AND (a.result -> 'woken' IS NULL OR (a.result ->> 'woken')::timestamptz < met.at)
 ), free AS MATERIALIZED (
     SELECT a.id FROM pgautomate.lead_stage_actions a
-     WHERE a.id IN (SELECT parked.id FROM parked) AND a.status = 'delayed' FOR UPDATE SKIP LOCKED
+     WHERE a.id IN (SELECT parked.id FROM parked) AND a.status IN ('delayed', 'queued', 'pending') FOR UPDATE SKIP LOCKED
 ), woken AS (
     UPDATE pgautomate.lead_stage_actions a
-       SET perform_at = clock_timestamp(), result = a.result || jsonb_build_object('woken', p.at)
+       SET perform_at = CASE WHEN a.status = 'delayed' THEN clock_timestamp() ELSE a.perform_at END, result = a.result || jsonb_build_object('woken', p.at)
       FROM free JOIN (SELECT parked.id, max(parked.at) AS at FROM parked GROUP BY parked.id) p ON p.id = free.id
      WHERE a.id = free.id
     RETURNING a.id, a.organization_id

@@ -59,37 +59,52 @@ func (w *Waits) Find(ctx context.Context, a *jobs.Action, since time.Time, chann
 	return &jobs.Reply{ObjectType: r.ObjectType, ObjectID: r.ObjectID, Channel: r.Channel, ContactID: r.ContactID, CommittedAt: r.CommittedAt}, nil
 }
 
-// Wake lets the parked waits of that type go on, of these leads. ErrLookAgain
-// when the waker must come again.
+// Wake lets the parked waits of that type go on, of these leads. Where a wait was
+// being looked at, it comes again, for that lead alone: a lead whose wait looked
+// and waits on is left in peace.
 func (w *Waits) Wake(ctx context.Context, actionType, organization, objectType string, leads []string) error {
-	var woken dbq.WakeWaitsRow
-	var looking int64
-	err := pgx.BeginFunc(ctx, w.Pool, func(tx pgx.Tx) error {
+	for {
+		missed, err := w.wake(ctx, actionType, organization, objectType, leads)
+		if err != nil {
+			return fmt.Errorf("wake waits: %w", err)
+		}
+		if leads = missed; len(leads) == 0 {
+			return nil
+		}
+		if err := pause(ctx, 100*time.Millisecond); err != nil {
+			return err
+		}
+	}
+}
+
+// wake does so once, and gives the leads that may have missed it.
+func (w *Waits) wake(ctx context.Context, actionType, organization, objectType string, leads []string) (missed []string, err error) {
+	woken := false
+	err = pgx.BeginFunc(ctx, w.Pool, func(tx pgx.Tx) error {
 		q := dbq.New(tx)
 		if err := q.BeEngine(ctx); err != nil {
 			return err
 		}
-		var err error
 		// In this order, and each with a snapshot of its own: see Waits.
-		looking, err = q.WaitsBeingLookedAt(ctx, dbq.WaitsBeingLookedAtParams{
+		var err error
+		missed, err = q.WaitsBeingLookedAt(ctx, dbq.WaitsBeingLookedAtParams{
 			OrganizationID: organization, LeadIds: leads, ObjectType: objectType, ActionType: actionType,
 		})
 		if err != nil {
 			return err
 		}
-		woken, err = q.WakeWaits(ctx, dbq.WakeWaitsParams{OrganizationID: organization, LeadIds: leads, ObjectType: objectType, ActionType: actionType})
+		rows, err := q.WakeWaits(ctx, dbq.WakeWaitsParams{OrganizationID: organization, LeadIds: leads, ObjectType: objectType, ActionType: actionType})
+		for _, r := range rows {
+			if woken = woken || r.Woken; !r.Woken {
+				missed = append(missed, r.LeadID)
+			}
+		}
 		return err
 	})
-	if err != nil {
-		return fmt.Errorf("wake waits: %w", err)
-	}
-	if woken.Woken > 0 && w.Changed != nil {
+	if err == nil && woken && w.Changed != nil {
 		w.Changed()
 	}
-	if looking > 0 || woken.LeftOver > 0 {
-		return ErrLookAgain
-	}
-	return nil
+	return missed, err
 }
 
 // Replied wakes the waits for a reply of these leads, and tells those that had

@@ -437,8 +437,8 @@ func (q *Queries) WaitersFor(ctx context.Context, arg WaitersForParams) ([]Waite
 	return items, nil
 }
 
-const waitsBeingLookedAt = `-- name: WaitsBeingLookedAt :one
-SELECT count(*) FROM pgautomate.lead_stage_actions a
+const waitsBeingLookedAt = `-- name: WaitsBeingLookedAt :many
+SELECT DISTINCT a.lead_id FROM pgautomate.lead_stage_actions a
  WHERE a.organization_id = $1 AND a.lead_id = ANY ($2::text[]) AND a.object_type = $3
    AND a.action_type = $4 AND a.status = 'running'
 `
@@ -452,16 +452,29 @@ type WaitsBeingLookedAtParams struct {
 
 // Waits that a worker looks at now: it may have looked before what wakes them was
 // to be seen, so they are asked about again. lead_stage_actions_lead_idx.
-func (q *Queries) WaitsBeingLookedAt(ctx context.Context, arg WaitsBeingLookedAtParams) (int64, error) {
-	row := q.db.QueryRow(ctx, waitsBeingLookedAt,
+func (q *Queries) WaitsBeingLookedAt(ctx context.Context, arg WaitsBeingLookedAtParams) ([]string, error) {
+	rows, err := q.db.Query(ctx, waitsBeingLookedAt,
 		arg.OrganizationID,
 		arg.LeadIds,
 		arg.ObjectType,
 		arg.ActionType,
 	)
-	var count int64
-	err := row.Scan(&count)
-	return count, err
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []string
+	for rows.Next() {
+		var lead_id string
+		if err := rows.Scan(&lead_id); err != nil {
+			return nil, err
+		}
+		items = append(items, lead_id)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
 }
 
 const wakeUntils = `-- name: WakeUntils :many
@@ -471,14 +484,14 @@ WITH met AS MATERIALIZED (
 ), parked AS MATERIALIZED (
     SELECT a.id, met.place, met.at FROM met
       JOIN pgautomate.lead_stage_actions a ON a.organization_id = met.organization_id AND a.lead_id = met.lead_id AND a.object_type = met.object_type
-     WHERE a.action_type = 'wait_until' AND a.status = 'delayed' AND a.result ->> 'awaited' = met.awaited
+     WHERE a.action_type = 'wait_until' AND a.status IN ('delayed', 'queued', 'pending') AND a.result ->> 'awaited' = met.awaited
        AND (a.result -> 'woken' IS NULL OR (a.result ->> 'woken')::timestamptz < met.at)
 ), free AS MATERIALIZED (
     SELECT a.id FROM pgautomate.lead_stage_actions a
-     WHERE a.id IN (SELECT parked.id FROM parked) AND a.status = 'delayed' FOR UPDATE SKIP LOCKED
+     WHERE a.id IN (SELECT parked.id FROM parked) AND a.status IN ('delayed', 'queued', 'pending') FOR UPDATE SKIP LOCKED
 ), woken AS (
     UPDATE pgautomate.lead_stage_actions a
-       SET perform_at = clock_timestamp(), result = a.result || jsonb_build_object('woken', p.at)
+       SET perform_at = CASE WHEN a.status = 'delayed' THEN clock_timestamp() ELSE a.perform_at END, result = a.result || jsonb_build_object('woken', p.at)
       FROM free JOIN (SELECT parked.id, max(parked.at) AS at FROM parked GROUP BY parked.id) p ON p.id = free.id
      WHERE a.id = free.id
     RETURNING a.id, a.organization_id
@@ -503,6 +516,8 @@ type WakeUntilsRow struct {
 	Woken bool
 }
 
+// One that goes on already, by an earlier wake, is told all the same: the lead may
+// meet the query only for a moment, and no more when it is asked.
 func (q *Queries) WakeUntils(ctx context.Context, arg WakeUntilsParams) ([]WakeUntilsRow, error) {
 	rows, err := q.db.Query(ctx, wakeUntils,
 		arg.Places,
@@ -530,9 +545,9 @@ func (q *Queries) WakeUntils(ctx context.Context, arg WakeUntilsParams) ([]WakeU
 	return items, nil
 }
 
-const wakeWaits = `-- name: WakeWaits :one
+const wakeWaits = `-- name: WakeWaits :many
 WITH parked AS MATERIALIZED (
-    SELECT a.id FROM pgautomate.lead_stage_actions a
+    SELECT a.id, a.lead_id FROM pgautomate.lead_stage_actions a
      WHERE a.organization_id = $1 AND a.lead_id = ANY ($2::text[]) AND a.object_type = $3
        AND a.action_type = $4 AND a.status = 'delayed' AND a.result -> 'woken' IS NULL
 ), free AS MATERIALIZED (
@@ -547,7 +562,7 @@ WITH parked AS MATERIALIZED (
     INSERT INTO pgautomate.due_signals (organization_id, action_type, perform_at)
     SELECT $1, $4, clock_timestamp() WHERE EXISTS (SELECT FROM woken)
 )
-SELECT (SELECT count(*) FROM woken)::bigint AS woken, ((SELECT count(*) FROM parked) - (SELECT count(*) FROM woken))::bigint AS left_over
+SELECT parked.lead_id, (parked.id IN (SELECT woken.id FROM woken))::boolean AS woken FROM parked
 `
 
 type WakeWaitsParams struct {
@@ -558,20 +573,33 @@ type WakeWaitsParams struct {
 }
 
 type WakeWaitsRow struct {
-	Woken    int64
-	LeftOver int64
+	LeadID string
+	Woken  bool
 }
 
-// Parked waits go on now. One that somebody has locked is not waited for, but
-// counted as left. lead_stage_actions_lead_idx.
-func (q *Queries) WakeWaits(ctx context.Context, arg WakeWaitsParams) (WakeWaitsRow, error) {
-	row := q.db.QueryRow(ctx, wakeWaits,
+// Parked waits go on now; whose they are. One that somebody has locked is not
+// waited for, but left. lead_stage_actions_lead_idx.
+func (q *Queries) WakeWaits(ctx context.Context, arg WakeWaitsParams) ([]WakeWaitsRow, error) {
+	rows, err := q.db.Query(ctx, wakeWaits,
 		arg.OrganizationID,
 		arg.LeadIds,
 		arg.ObjectType,
 		arg.ActionType,
 	)
-	var i WakeWaitsRow
-	err := row.Scan(&i.Woken, &i.LeftOver)
-	return i, err
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []WakeWaitsRow
+	for rows.Next() {
+		var i WakeWaitsRow
+		if err := rows.Scan(&i.LeadID, &i.Woken); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
 }
