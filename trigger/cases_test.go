@@ -479,7 +479,7 @@ func TestManyFields(t *testing.T) {
 			t.Errorf("cf_%d removed: %v", i, f)
 		}
 	}
-	if s.Len() != 0 || len(s.types["lead"].groups) != 0 {
-		t.Errorf("%d triggers, %d groups left", s.Len(), len(s.types["lead"].groups))
+	if s.Len() != 0 || s.types["lead"].groups.n != 0 {
+		t.Errorf("%d triggers, %d groups left", s.Len(), s.types["lead"].groups.n)
 	}
 }

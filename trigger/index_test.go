@@ -19,7 +19,7 @@ func (s *Set) matchAll(dst []Firing, c *change.Change) ([]Firing, Counters, erro
 	if t == nil || c.After == nil || c.Organization == "" || c.BeforeUnknown {
 		return dst, Counters{}, nil
 	}
-	g := t.groups[c.Organization]
+	g := t.groups.get(c.Organization)
 	if g == nil {
 		return dst, Counters{}, nil
 	}
@@ -256,8 +256,8 @@ func TestIndexAgreesWithScan(t *testing.T) {
 		for id := range defs {
 			s.Remove(id)
 		}
-		if s.Len() != 0 || len(s.types["lead"].groups) != 0 {
-			t.Fatalf("%d triggers, %d groups left", s.Len(), len(s.types["lead"].groups))
+		if s.Len() != 0 || s.types["lead"].groups.n != 0 {
+			t.Fatalf("%d triggers, %d groups left", s.Len(), s.types["lead"].groups.n)
 		}
 	})
 	if fired == 0 {

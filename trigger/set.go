@@ -96,7 +96,7 @@ type Set struct {
 type objectType struct {
 	name    string
 	schema  *Schema // nil: not watched
-	groups  map[string]*group
+	groups  groupTable
 	fields  []field // every field that a trigger ever referred to
 	fieldID map[fieldSpec]uint32
 	columns []string // referred to by fields
@@ -169,6 +169,7 @@ func (t *objectType) layout(r *change.Relation) *layout {
 // group holds the triggers of one organization and object type. A trigger's
 // number is its place; it stays as long as the trigger.
 type group struct {
+	name         name
 	byColumn     [directColumns]uint8 // slot+1 of the first columns' fields; 0: none; manyFields: look through fields
 	columns      uint64               // a bit for each column that fields are in, by its index modulo 64
 	slots        []slotRef
@@ -340,7 +341,6 @@ func (s *Set) objectType(name string) *objectType {
 		name = string([]byte(name))
 		t = &objectType{
 			name:    name,
-			groups:  map[string]*group{},
 			fieldID: map[fieldSpec]uint32{},
 			layouts: map[*change.Relation]*layout{},
 		}
@@ -488,7 +488,7 @@ func (in typeSlots) edge(r Relation) (uint32, slots) {
 }
 
 func (s *Set) group(t *objectType, organization string) *group {
-	if g := t.groups[organization]; g != nil {
+	if g := t.groups.get(organization); g != nil {
 		return g
 	}
 	g := &group{organization: string([]byte(organization)), typ: t}
@@ -500,7 +500,7 @@ func (s *Set) group(t *objectType, organization string) *group {
 		g.number = uint32(len(s.groups))
 		s.groups = append(s.groups, g)
 	}
-	t.groups[g.organization] = g
+	t.groups.put(g)
 	return g
 }
 
@@ -665,7 +665,7 @@ func (s *Set) drop(g *group, number uint32) {
 	e := g.at(number)
 	delete(s.byID, e.id)
 	if g.leave(number); g.live == 0 {
-		delete(g.typ.groups, g.organization)
+		g.typ.groups.remove(g)
 		s.groups[g.number] = nil
 		s.free = append(s.free, g.number)
 	}
@@ -730,13 +730,13 @@ func (s *Set) recompile(t *objectType, affected func(*group, *entry) bool, live 
 	}
 	before := len(again)
 	if live {
-		for _, g := range t.groups {
+		t.groups.each(func(g *group) {
 			g.each(func(e *entry) {
 				if affected(g, e) {
 					again = append(again, s.source(g, e))
 				}
 			})
-		}
+		})
 		for id, rt := range s.relations.triggers {
 			if rt.typ != t && slices.Contains(rt.types, t) {
 				at := s.byID[id]
@@ -806,7 +806,7 @@ func (s *Set) Match(dst []Firing, c *change.Change) (firings []Firing, counters 
 		}
 		s.last = t
 	}
-	g := t.groups[c.Organization]
+	g := t.groups.get(c.Organization)
 	if g == nil {
 		return dst, Counters{}, nil
 	}
