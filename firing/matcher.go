@@ -210,7 +210,8 @@ func (m *Matcher) load(ctx context.Context, q *dbq.Queries) error {
 	err = liveTriggers(ctx, q, func(r *dbq.LiveTriggersRow) {
 		m.put(definition{
 			id: r.TriggerID, version: r.Version, organization: r.OrganizationID, name: r.Name,
-			objectType: r.ObjectType, query: r.Query, beforeQuery: r.BeforeQuery, extraFilter: r.ExtraFilter, location: locations[r.OrganizationID],
+			objectType: r.ObjectType, query: json.RawMessage(r.Query), beforeQuery: json.RawMessage(r.BeforeQuery),
+			extraFilter: json.RawMessage(r.ExtraFilter), location: locations[r.OrganizationID],
 		})
 		if r.TimersSet {
 			m.set.Armed(r.TriggerID)

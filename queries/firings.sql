@@ -40,9 +40,10 @@ ON CONFLICT (trigger_id) DO UPDATE SET version = excluded.version;
 WITH timers AS (DELETE FROM pgautomate.trigger_timers WHERE trigger_id = ANY (@trigger_ids::bigint[]))
 DELETE FROM pgautomate.live_triggers WHERE trigger_id = ANY (@trigger_ids::bigint[]);
 
--- By pages, in the order of live_triggers_pkey.
+-- By pages, in the order of live_triggers_pkey. As text, which nobody parses on the way.
 -- name: LiveTriggers :many
-SELECT v.trigger_id, v.version, v.organization_id, v.name, v.object_type, v.query, v.before_query, v.extra_filter,
+SELECT v.trigger_id, v.version, v.organization_id, v.name, v.object_type, v.query::text AS query,
+       coalesce(v.before_query::text, '')::text AS before_query, coalesce(v.extra_filter::text, '')::text AS extra_filter,
        coalesce(l.timers_version = v.version, false)::boolean AS timers_set
   FROM pgautomate.live_triggers l
   JOIN pgautomate.trigger_versions v ON v.trigger_id = l.trigger_id AND v.version = l.version

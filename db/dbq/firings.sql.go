@@ -257,7 +257,8 @@ func (q *Queries) InvalidTriggers(ctx context.Context) ([]InvalidTriggersRow, er
 }
 
 const liveTriggers = `-- name: LiveTriggers :many
-SELECT v.trigger_id, v.version, v.organization_id, v.name, v.object_type, v.query, v.before_query, v.extra_filter,
+SELECT v.trigger_id, v.version, v.organization_id, v.name, v.object_type, v.query::text AS query,
+       coalesce(v.before_query::text, '')::text AS before_query, coalesce(v.extra_filter::text, '')::text AS extra_filter,
        coalesce(l.timers_version = v.version, false)::boolean AS timers_set
   FROM pgautomate.live_triggers l
   JOIN pgautomate.trigger_versions v ON v.trigger_id = l.trigger_id AND v.version = l.version
@@ -275,13 +276,13 @@ type LiveTriggersRow struct {
 	OrganizationID string
 	Name           string
 	ObjectType     string
-	Query          json.RawMessage
-	BeforeQuery    json.RawMessage
-	ExtraFilter    json.RawMessage
+	Query          string
+	BeforeQuery    string
+	ExtraFilter    string
 	TimersSet      bool
 }
 
-// By pages, in the order of live_triggers_pkey.
+// By pages, in the order of live_triggers_pkey. As text, which nobody parses on the way.
 func (q *Queries) LiveTriggers(ctx context.Context, arg LiveTriggersParams) ([]LiveTriggersRow, error) {
 	rows, err := q.db.Query(ctx, liveTriggers, arg.After, arg.Most)
 	if err != nil {
