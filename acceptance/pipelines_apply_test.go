@@ -2,6 +2,7 @@ package acceptance
 
 import (
 	"fmt"
+	"slices"
 	"testing"
 
 	"github.com/pgautomate/pgautomate/scheduler"
@@ -61,7 +62,9 @@ func TestApply(t *testing.T) {
 	if got := w.apply(0); got != "3 1 0" {
 		t.Errorf("the wait is new: applied, kept, moved on are %s", got)
 	}
-	w.until("the wait has its new time", func() bool { return w.actionIs(w.action(runs[0], 2), "status") == "delayed" })
+	w.until("the waits have their new time", func() bool {
+		return !slices.ContainsFunc(runs, func(run int64) bool { return w.actionIs(w.action(run, 2), "status") != "delayed" })
+	})
 	if d := one[float64](w, `SELECT extract(epoch FROM w.perform_at - p.finished_at - interval '5 days')::float8 FROM pgautomate.lead_stage_actions w, pgautomate.lead_stage_actions p
 		WHERE w.id = $1 AND p.id = $2`, w.action(runs[0], 2), w.action(runs[0], 1)); d < 0 || d > 0.1 {
 		t.Errorf("the wait ends %.3f s beside 5 days after the action before it", d)
