@@ -76,9 +76,6 @@ var promised = []string{
 }
 
 func TestEveryFigureIsThere(t *testing.T) {
-	if testing.Short() {
-		t.Skip("runs all benchmarks")
-	}
 	program, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)

@@ -111,7 +111,7 @@ func Run(ctx context.Context, pool *pgxpool.Pool, o Options) (*Progress, error) 
 	if p.RejectsFile, err = im.rejects(ctx); err != nil {
 		return nil, err
 	}
-	if err := dbq.New(pool).EndImport(ctx, dbq.EndImportParams{ID: im.state.ID, Status: "completed"}); err != nil {
+	if err := dbq.New(pool).EndImport(ctx, im.state.ID); err != nil {
 		return nil, fmt.Errorf("end the import: %w", err)
 	}
 	return p, nil
@@ -176,7 +176,6 @@ func (im *importer) checkStage(ctx context.Context) error {
 	return nil
 }
 
-// reader skips the mark that some programs put at a file's start.
 func (im *importer) reader(from io.Reader) *csv.Reader {
 	r := csv.NewReader(bufio.NewReaderSize(from, 1<<20))
 	r.Comma = im.Delimiter
@@ -185,7 +184,7 @@ func (im *importer) reader(from io.Reader) *csv.Reader {
 }
 
 func (im *importer) mapColumns(header []string) error {
-	header[0] = strings.TrimPrefix(header[0], "\ufeff")
+	header[0] = strings.TrimPrefix(header[0], "\ufeff") // some programs begin a file with it
 	im.header = header
 	var names, sources []string
 	seen := map[string]bool{}
@@ -381,10 +380,13 @@ func (im *importer) chunk(ctx context.Context, rows []row, position int64) error
 		if err := im.put(ctx, tx, good, &out); err != nil {
 			return err
 		}
-		for _, r := range out.rejected {
-			if err := q.RejectRow(ctx, dbq.RejectRowParams{ImportID: im.state.ID, Line: r.line, Row: clean(r.fields), Error: r.bad.Error()}); err != nil {
-				return fmt.Errorf("note the rejected line %d: %w", r.line, err)
-			}
+		_, err = tx.CopyFrom(ctx, pgx.Identifier{"pgautomate", "import_rejects"}, []string{"import_id", "line", "row", "error"},
+			pgx.CopyFromSlice(len(out.rejected), func(i int) ([]any, error) {
+				r := &out.rejected[i]
+				return []any{im.state.ID, r.line, clean(r.fields), r.bad.Error()}, nil
+			}))
+		if err != nil {
+			return fmt.Errorf("note the rejected rows: %w", err)
 		}
 		refused, err := json.Marshal(out.refused)
 		if err != nil {
@@ -468,7 +470,7 @@ func (im *importer) put(ctx context.Context, tx pgx.Tx, rows []row, out *outcome
 // ofRow says whether an error is of a row's making.
 func ofRow(code string) bool {
 	return pgerrcode.IsDataException(code) || pgerrcode.IsIntegrityConstraintViolation(code) || pgerrcode.IsPLpgSQLError(code) ||
-		code == pgerrcode.CheckViolation || code == pgerrcode.WithCheckOptionViolation || code == pgerrcode.GeneratedAlways
+		code == pgerrcode.WithCheckOptionViolation || code == pgerrcode.GeneratedAlways
 }
 
 func describe(e *pgconn.PgError) string {

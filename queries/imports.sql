@@ -17,11 +17,8 @@ UPDATE pgautomate.imports SET position = @position, line = @line, imported = imp
        entered = entered + @entered, refused = @refused, updated_at = clock_timestamp()
  WHERE id = @id RETURNING *;
 
--- name: RejectRow :exec
-INSERT INTO pgautomate.import_rejects (import_id, line, row, error) VALUES (@import_id, @line, @row, @error);
-
 -- name: EndImport :exec
-UPDATE pgautomate.imports SET status = @status, updated_at = clock_timestamp() WHERE id = @id;
+UPDATE pgautomate.imports SET status = 'completed', updated_at = clock_timestamp() WHERE id = @id;
 
 -- import_rejects_pkey.
 -- name: ImportRejects :many

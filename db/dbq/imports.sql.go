@@ -110,16 +110,11 @@ func (q *Queries) BeginImport(ctx context.Context, arg BeginImportParams) (Pgaut
 }
 
 const endImport = `-- name: EndImport :exec
-UPDATE pgautomate.imports SET status = $1, updated_at = clock_timestamp() WHERE id = $2
+UPDATE pgautomate.imports SET status = 'completed', updated_at = clock_timestamp() WHERE id = $1
 `
 
-type EndImportParams struct {
-	Status string
-	ID     int64
-}
-
-func (q *Queries) EndImport(ctx context.Context, arg EndImportParams) error {
-	_, err := q.db.Exec(ctx, endImport, arg.Status, arg.ID)
+func (q *Queries) EndImport(ctx context.Context, id int64) error {
+	_, err := q.db.Exec(ctx, endImport, id)
 	return err
 }
 
@@ -229,27 +224,6 @@ func (q *Queries) LockImport(ctx context.Context, id int64) (PgautomateImport, e
 		&i.UpdatedAt,
 	)
 	return i, err
-}
-
-const rejectRow = `-- name: RejectRow :exec
-INSERT INTO pgautomate.import_rejects (import_id, line, row, error) VALUES ($1, $2, $3, $4)
-`
-
-type RejectRowParams struct {
-	ImportID int64
-	Line     int64
-	Row      []string
-	Error    string
-}
-
-func (q *Queries) RejectRow(ctx context.Context, arg RejectRowParams) error {
-	_, err := q.db.Exec(ctx, rejectRow,
-		arg.ImportID,
-		arg.Line,
-		arg.Row,
-		arg.Error,
-	)
-	return err
 }
 
 const stageOf = `-- name: StageOf :one

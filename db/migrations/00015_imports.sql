@@ -10,7 +10,7 @@ CREATE TABLE pgautomate.imports (
     table_name        text        NOT NULL,
     pipeline_stage_id bigint,
     organization_id   text,
-    status            text        NOT NULL DEFAULT 'running' CHECK (status IN ('running', 'completed', 'failed')),
+    status            text        NOT NULL DEFAULT 'running' CHECK (status IN ('running', 'completed')),
     position          bigint      NOT NULL DEFAULT 0,
     line              bigint      NOT NULL DEFAULT 1,
     imported          bigint      NOT NULL DEFAULT 0,
