@@ -101,6 +101,25 @@ func TestConnectionsAreCutAgainAndAgain(t *testing.T) {
 	w.everyFiringActed()
 }
 
+// A process that feeds again uses no ids that it had kept from before: ids follow the order of the stream, also when another
+// one fed meanwhile.
+func TestIDsFollowTheStream(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.crm()
+	w.run()
+	id := w.trigger("a", "customers", "lead", qs("C"))
+	w.exec(`INSERT INTO lead (id, organization_id, status_id) VALUES (1, 'a', 'C')`)
+	w.until("it fires", func() bool { return w.firings(id, "1") == 1 })
+	another := one[int64](w, `SELECT setval('pgautomate.trigger_firings_id_seq', last_value + 100000) FROM pgautomate.trigger_firings_id_seq`)
+	w.exec(`SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE database = current_database()`)
+	w.exec(`INSERT INTO lead (id, organization_id, status_id) VALUES (2, 'a', 'C')`)
+	w.until("it fires again", func() bool { return w.firings(id, "2") == 1 })
+	if n := one[int64](w, `SELECT max(id) FROM pgautomate.trigger_firings`); n <= another {
+		t.Errorf("firing %d came after %d", n, another)
+	}
+}
+
 // T71: the process is killed again and again, wherever it is, also between its
 // jobs' commit and the confirmation to the server.
 func testKilledFeeds(t *testing.T, binary string) { //nolint:thelper // a test

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 
@@ -117,4 +118,31 @@ func TestLazy(t *testing.T) {
 	if first := slices.IndexFunc(l.matched, func(s string) bool { return strings.HasPrefix(s, fmt.Sprintf("lead %d:", id-11)) }); first != 0 {
 		t.Errorf("after the restart came %v", l.matched)
 	}
+}
+
+// A checkpoint that what fires has taken along leaves nothing to do when it comes due.
+func TestLazyNothingLeft(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	r := w.start(func(c *feed.Config, r *recorder) { c.Applier = &lazy{recorder: r} }).state(feed.StateStreaming)
+	id := 0
+	write := func(v string) {
+		id++
+		w.exec(`INSERT INTO lead VALUES ($1, 'o', $2)`, id, v)
+		w.until("it came by", func() bool { return int(r.feed.Status().Commits) >= id })
+	}
+	for range 5 {
+		write("fires") // a young checkpoint
+		write("nothing")
+		write("fires")
+		end := time.Now().Add(150 * time.Millisecond)
+		for time.Now().Before(end) {
+			if s := r.feed.Status(); s.LastError != nil {
+				t.Fatalf("the feed was interrupted: %v", s.LastError)
+			}
+			time.Sleep(2 * time.Millisecond)
+		}
+	}
+	w.until("all", func() bool { return one[int](w, `SELECT count(*) FROM recorded WHERE line LIKE '%v=fires%'`) == 10 })
+	r.stop()
 }

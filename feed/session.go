@@ -291,9 +291,11 @@ func (s *session) apply(ctx context.Context) {
 		if idle == 0 {
 			idle = s.pending
 		}
-		if idle == 0 {
-			if s.applyErr = s.standbys(ctx, 0); s.applyErr != nil {
-				return
+		if idle == 0 { // a look at the standbys, or what was to be flushed is written
+			if s.copied {
+				if s.applyErr = s.standbys(ctx, 0); s.applyErr != nil {
+					return
+				}
 			}
 			continue
 		}

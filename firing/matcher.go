@@ -171,6 +171,8 @@ func (m *Matcher) Reload(ctx context.Context) error {
 		return err
 	}
 	m.verify = true
+	// Another process may have fed meanwhile, and ids follow the order of the stream.
+	m.ids = nil
 	return nil
 }
 
