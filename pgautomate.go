@@ -38,6 +38,7 @@ import (
 	"github.com/pgautomate/pgautomate/feed"
 	"github.com/pgautomate/pgautomate/firing"
 	"github.com/pgautomate/pgautomate/jobs"
+	"github.com/pgautomate/pgautomate/notification"
 	"github.com/pgautomate/pgautomate/scheduler"
 )
 
@@ -82,6 +83,10 @@ type Config struct {
 	WebhookAllow []netip.Prefix
 	// WebhookSecret signs webhooks after Standard Webhooks.
 	WebhookSecret string
+
+	// AttachmentsURL is where notifications' attachments are kept until they are
+	// sent: file:///folder, s3://bucket; default a folder in the user's cache.
+	AttachmentsURL string
 
 	// ActionTimeout bounds one attempt of an action; default 5 minutes.
 	ActionTimeout time.Duration
@@ -163,6 +168,9 @@ type Engine struct {
 	executor  *jobs.Executor
 	backfills *backfill.Worker
 
+	notifications *notification.Service
+	attachments   *notification.Bucket
+
 	worker  dbq.HeartbeatParams
 	running atomic.Bool // River works
 }
@@ -227,6 +235,17 @@ func New(ctx context.Context, cfg Config) (*Engine, error) {
 	if err != nil {
 		return nil, err
 	}
+	if e.attachments, err = notification.OpenBucket(ctx, cfg.AttachmentsURL); err != nil {
+		return nil, err
+	}
+	e.notifications = &notification.Service{
+		Pool: e.pool, River: lateRiver{e}, Logger: cfg.Logger, Senders: e.registry, Integrations: integrations{e.pool},
+		Location: e.zones.Location, Attachments: e.attachments, Changed: func() {
+			if e.scheduler != nil {
+				e.scheduler.Wake()
+			}
+		},
+	}
 	e.metrics.refresh = e.refreshMetrics
 	ok = true
 	return e, nil
@@ -283,6 +302,20 @@ func (e *Engine) Pool() *pgxpool.Pool { return e.pool }
 // River gives the River client; nil before Run.
 func (e *Engine) River() *river.Client[pgx.Tx] { return e.river }
 
+// Notifications gives what accepts triggers of workflows; they are shared out and
+// run while an engine runs.
+func (e *Engine) Notifications() *notification.Service { return e.notifications }
+
+// lateRiver inserts through the engine's River client, which Prepare makes.
+type lateRiver struct{ e *Engine }
+
+func (l lateRiver) InsertManyFastTx(ctx context.Context, tx pgx.Tx, params []river.InsertManyParams) (int, error) {
+	if l.e.river == nil {
+		return 0, errors.New("the engine is not prepared yet: call Prepare first")
+	}
+	return l.e.river.InsertManyFastTx(ctx, tx, params)
+}
+
 // Metrics gives the engine's Prometheus registry.
 func (e *Engine) Metrics() *prometheus.Registry { return e.metrics.registry }
 
@@ -292,6 +325,10 @@ func (e *Engine) Close() {
 		if p != nil {
 			p.Close()
 		}
+	}
+	if e.attachments != nil {
+		_ = e.attachments.Close() // nothing is written through it any more
+		e.attachments = nil
 	}
 }
 
@@ -318,7 +355,7 @@ func (e *Engine) Prepare(ctx context.Context) error {
 	}
 	e.scheduler.Init()
 	e.executor = &jobs.Executor{
-		Lifecycle: e.lifecycle, Registry: e.registry, Vars: e.vars, GoalMet: e.goalMet, Suppressed: e.suppressed, Logger: e.logger,
+		Lifecycle: e.lifecycle, Registry: e.registry, Vars: e.vars, GoalMet: e.goalMet, Suppressed: e.suppressed, Step: e.notifications, Logger: e.logger,
 		Timeout: e.cfg.ActionTimeout, VisibleWithin: e.cfg.VisibleWithin,
 	}
 	if e.cfg.has(FeedPart) {
@@ -359,6 +396,11 @@ func (e *Engine) prepareWorker(ctx context.Context) error {
 // types are the action types that this process works.
 func (e *Engine) types() ([]string, error) {
 	all := e.registry.Types()
+	for _, t := range notification.Types {
+		if !slices.Contains(all, t) {
+			all = append(all, t)
+		}
+	}
 	if len(e.cfg.Queues) == 0 {
 		return all, nil
 	}
@@ -388,6 +430,8 @@ func (e *Engine) prepareRiver() error {
 		Pool: e.pool, River: func() *river.Client[pgx.Tx] { return e.river }, Catalog: e.catalog, Logger: e.logger, Observer: e.metrics,
 	}
 	river.AddWorker(workers, e.backfills)
+	jobs.AddWorker(workers, e.notifications.WorkEvent)
+	jobs.AddWorker(workers, e.notifications.WorkCancel)
 	config := &river.Config{
 		Schema:  db.Schema,
 		Logger:  db.Quiet(e.logger),
@@ -406,7 +450,7 @@ func (e *Engine) prepareRiver() error {
 		if err != nil {
 			return err
 		}
-		config.Queues = map[string]river.QueueConfig{jobs.FiringQueue: {MaxWorkers: 200}, backfill.Queue: {MaxWorkers: backfill.Workers}}
+		config.Queues = map[string]river.QueueConfig{jobs.FiringQueue: {MaxWorkers: 200}, backfill.Queue: {MaxWorkers: backfill.Workers}, notification.Queue: {MaxWorkers: 4}}
 		for _, t := range types {
 			config.Queues[t] = river.QueueConfig{MaxWorkers: e.cfg.WorkersPerType}
 		}
@@ -525,6 +569,7 @@ func (e *Engine) Run(ctx context.Context) error {
 	if e.cfg.has(SchedulerPart) {
 		group.Go(func() error { return e.scheduler.Run(parts) })
 		group.Go(func() error { e.waits.Tend(parts); return nil })
+		group.Go(func() error { e.sweepAttachments(parts); return nil })
 	}
 	if e.cfg.has(WorkersPart) {
 		group.Go(func() error { e.backfills.Run(parts); return nil })

@@ -202,6 +202,22 @@ func (e *Engine) replied(ctx context.Context, job *river.Job[jobs.RepliedArgs]) 
 	return e.waits.Replied(ctx, job.Args.OrganizationID, job.Args.ObjectType, job.Args.IDs)
 }
 
+// sweepAttachments deletes what no notification needs any more, until ctx ends.
+func (e *Engine) sweepAttachments(ctx context.Context) {
+	t := time.NewTicker(time.Second)
+	defer t.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-t.C:
+			if err := e.notifications.SweepAttachments(ctx); err != nil && ctx.Err() == nil {
+				e.logger.WarnContext(ctx, "spent attachments are still kept", "error", err)
+			}
+		}
+	}
+}
+
 // again lets a carrier come again soon; that is no failure.
 func again(err error) error {
 	if errors.Is(err, scheduler.ErrLookAgain) {

@@ -42,6 +42,8 @@ type Action struct {
 	LeadStageID    int64  // 0: a trigger's own action, in no pipeline
 	SequenceNumber int
 	Type           string
+	// Notification says that it is a notification's job: a step of a workflow for one subscriber.
+	Notification bool
 
 	// Params are the action's parameters as saved, Liquid templates and all.
 	Params json.RawMessage
@@ -79,9 +81,47 @@ type Result struct {
 	// Effect, when set, runs in the transaction that completes the action. It must
 	// not do anything outside of tx.
 	Effect func(ctx context.Context, tx pgx.Tx) error
+	// Status, when set, is how the action ended instead of completed: canceled or
+	// skipped; Reason says why.
+	Status, Reason string
+	// Decide, when set, decides in the transaction that writes the outcome what it is,
+	// under locks that it takes there. What else the result says doesn't count then.
+	Decide func(ctx context.Context, tx pgx.Tx) (Result, error)
+	// Records are written with the outcome of a notification's job.
+	Records *Records
 	// ChangesRows says that Effect may change watched rows: the transaction then
 	// carries the cause, so that the loop guard sees it.
 	ChangesRows bool
+}
+
+// Records are what a notification's job leaves behind beside its status.
+type Records struct {
+	Message *Message
+	Details []Detail
+}
+
+// Message is what was sent, or put into the in-app feed.
+type Message struct {
+	ProviderID string          `json:"provider_id,omitempty"`
+	Recipient  string          `json:"recipient,omitempty"`
+	Subject    *string         `json:"subject,omitempty"`
+	Content    string          `json:"content"`
+	CTA        json.RawMessage `json:"cta,omitempty"`
+	Data       json.RawMessage `json:"data,omitempty"`
+	Avatar     string          `json:"avatar,omitempty"`
+	Tags       []string        `json:"tags,omitempty"`
+	Payload    json.RawMessage `json:"payload,omitempty"`
+	Status     string          `json:"status,omitempty"` // sent (default), warning or error
+	ErrorID    string          `json:"error_id,omitempty"`
+	ErrorText  string          `json:"error_text,omitempty"`
+}
+
+// Detail is one line of a job's history, in Novu's words.
+type Detail struct {
+	Status string // Success, Warning, Failed, Pending
+	Detail string
+	Source string // Internal, Credentials, Payload or Webhook
+	Raw    string
 }
 
 // Handler runs one type of action. It must be safe for concurrent use, and end

@@ -103,6 +103,11 @@ type Work struct {
 	Replied       func(ctx context.Context, job *river.Job[RepliedArgs]) error
 }
 
+// AddWorker registers one more kind with River, bounded in time as the others are.
+func AddWorker[A river.JobArgs](all *river.Workers, work func(ctx context.Context, job *river.Job[A]) error) {
+	river.AddWorker(all, &worker[A]{timeout: carrierTimeout, work: work})
+}
+
 // Workers registers all kinds with River. Every process registers all of them,
 // whichever queues it works: River's leader discards what it doesn't know.
 // actionTimeout is the longest that one attempt of an action may take.

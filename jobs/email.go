@@ -38,7 +38,7 @@ const (
 	defaultSender      = "pgautomate@localhost"
 )
 
-var errNoSMTP = errors.New("no e-mail integration is set: set SMTP_URL (or PGAUTOMATE_DEV=1 for the local mailbox)")
+var errNoSMTP error = &noIntegrationError{"no e-mail integration is set: set SMTP_URL (or PGAUTOMATE_DEV=1 for the local mailbox)"}
 
 type emailHandler struct {
 	server *smtpServer // nil: not configured

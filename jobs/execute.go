@@ -30,6 +30,8 @@ const (
 	StatusFailed    = "failed"
 	StatusDelayed   = "delayed"
 	StatusCanceled  = "canceled"
+	StatusMerged    = "merged"
+	StatusSkipped   = "skipped"
 )
 
 // Started is an action that this process holds.
@@ -64,6 +66,24 @@ type Outcome struct {
 	ChangesRows bool
 	// EndsRun, if not "", ends the run with that reason: it exits.
 	EndsRun string
+	// Decide, when set, gives the result in the transaction that writes it.
+	Decide  func(ctx context.Context, tx pgx.Tx) (Result, error)
+	Records *Records
+}
+
+// Decided is the outcome that a result means, when the action itself said so.
+func Decided(action *Action, r Result) Outcome {
+	if !r.Until.IsZero() {
+		return Outcome{Status: StatusDelayed, PerformAt: r.Until, Output: toJSON(r.Output), Timer: true, Records: r.Records}
+	}
+	o := Outcome{
+		Status: StatusCompleted, Reason: r.Reason, Output: toJSON(r.Output), Timer: action.Resumed,
+		Effect: r.Effect, ChangesRows: r.ChangesRows, Decide: r.Decide, Records: r.Records,
+	}
+	if r.Status != "" {
+		o.Status = r.Status
+	}
+	return o
 }
 
 // Lifecycle starts actions and writes their outcomes.
@@ -95,6 +115,8 @@ type Executor struct {
 	// Suppressed gives the reason why nothing is to be sent to an action's lead over
 	// a channel: unsubscribed or suppressed; "" when it may be.
 	Suppressed func(ctx context.Context, a *Action, channel string) (string, error)
+	// Step runs the jobs of notifications, of whatever type.
+	Step Handler
 
 	// Timeout bounds one attempt.
 	Timeout time.Duration
@@ -131,7 +153,7 @@ func (e *Executor) decide(ctx context.Context, s *Started) Outcome {
 			return endedBefore(s, "goal_already_met")
 		}
 	}
-	if channel := e.Registry.Channel(s.Action.Type); channel != "" && e.Suppressed != nil {
+	if channel := e.Registry.Channel(s.Action.Type); channel != "" && e.Suppressed != nil && !s.Action.Notification {
 		bounded, cancel := context.WithTimeout(ctx, e.Timeout)
 		reason, err := e.Suppressed(bounded, &s.Action, channel)
 		cancel()
@@ -195,6 +217,9 @@ type attempt struct {
 // attempt calls the handler, bounded in time, with its panics caught.
 func (e *Executor) attempt(ctx context.Context, s *Started) (a attempt) {
 	handler, ok := e.Registry.Handler(s.Action.Type)
+	if s.Action.Notification && e.Step != nil {
+		handler, ok = e.Step, true
+	}
 	if !ok {
 		return attempt{err: Permanent(unknownType(s.Action.Type, e.Registry.Types()))}
 	}
@@ -232,13 +257,7 @@ func (e *Executor) outcome(s *Started, a attempt) Outcome {
 	class, wait := Classify(a.err)
 	switch class {
 	case ClassNone:
-		if !a.result.Until.IsZero() {
-			return Outcome{Status: StatusDelayed, PerformAt: a.result.Until, Output: toJSON(a.result.Output), Timer: true}
-		}
-		return Outcome{
-			Status: StatusCompleted, Output: toJSON(a.result.Output), Timer: action.Resumed,
-			Effect: a.result.Effect, ChangesRows: a.result.ChangesRows,
-		}
+		return Decided(action, a.result)
 	case ClassNotVisible:
 		since := s.WaitingSince
 		if since.IsZero() {
@@ -270,12 +289,37 @@ func (e *Executor) failed(action *Action, err error) Outcome { return Failed(act
 // Failed is the outcome of an action that no further attempt can mend.
 func Failed(action *Action, err error) Outcome {
 	o := Outcome{Status: StatusFailed, Error: errorText(err), Timer: action.Resumed}
+	if action.Notification {
+		o.Records = &Records{Details: []Detail{{Status: "Failed", Detail: failedDetail(err), Source: "Internal", Raw: o.Error}}}
+		if sent, ok := errors.AsType[*UnsentError](err); ok {
+			o.Records.Message = sent.Message
+		}
+		return o
+	}
 	onError, bad := OnErrorOf(action.Params)
 	if bad != nil {
 		o.Error += "; and on_error can't be read: " + bad.Error()
 	}
 	o.OnError = onError
 	return o
+}
+
+// UnsentError is the error of a step that could not send its message, with that message.
+type UnsentError struct {
+	Err     error
+	Detail  string // in Novu's words; "" for that of a provider's error
+	Message *Message
+}
+
+func (e *UnsentError) Error() string { return e.Err.Error() }
+
+func (e *UnsentError) Unwrap() error { return e.Err }
+
+func failedDetail(err error) string {
+	if sent, ok := errors.AsType[*UnsentError](err); ok && sent.Detail != "" {
+		return sent.Detail
+	}
+	return "Unexpected provider error"
 }
 
 // Stopped is a failed outcome whose on_error can't be carried out: the stage fails.

@@ -5,6 +5,7 @@ package jobs
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 )
 
@@ -23,6 +24,20 @@ type Integrations interface {
 	Find(ctx context.Context, organization, channel, identifier string) (*Integration, error)
 }
 
+// ErrNoIntegration says that nothing is set up to send over a channel.
+var ErrNoIntegration = errors.New("no active integration")
+
+// noIntegrationError is such an error that says what to do.
+type noIntegrationError struct{ text string }
+
+func (e *noIntegrationError) Error() string { return e.text }
+
+func (e *noIntegrationError) Unwrap() error { return ErrNoIntegration }
+
+func noIntegrationf(format string, args ...any) error {
+	return Permanent(&noIntegrationError{fmt.Sprintf(format, args...)})
+}
+
 // find is Find with errors that say what to do.
 func findIntegration(ctx context.Context, all Integrations, a *Action, channel, identifier, otherwise string) (*Integration, error) {
 	if all == nil {
@@ -34,9 +49,9 @@ func findIntegration(ctx context.Context, all Integrations, a *Action, channel, 
 	}
 	switch {
 	case i == nil && identifier != "":
-		return nil, Permanentf("organization %q has no active %s integration %q: add it to pgautomate.integrations", a.OrganizationID, channel, identifier)
+		return nil, noIntegrationf("organization %q has no active %s integration %q: add it to pgautomate.integrations", a.OrganizationID, channel, identifier)
 	case i == nil:
-		return nil, Permanentf("organization %q has no active %s integration: add one to pgautomate.integrations%s", a.OrganizationID, channel, otherwise)
+		return nil, noIntegrationf("organization %q has no active %s integration: add one to pgautomate.integrations%s", a.OrganizationID, channel, otherwise)
 	}
 	return i, nil
 }

@@ -1,11 +1,14 @@
--- What the scheduler asks. A claim's cost is that of what it claims: it goes in
+-- What the scheduler asks, of lead_stage_actions and notification_jobs together
+-- (work): of each index named here the other table has its own. Each statement says
+-- which status it wants, so that the tables of finished actions are in no plan. A claim's cost is that of what it claims: it goes in
 -- by lanes_next_idx (lanes whose time has come), then by
 -- lead_stage_actions_due_idx (each lane's oldest due actions).
 
--- Is there anything to do at all? Three index probes.
+-- Is there anything to do at all? Index probes.
 -- name: AnythingDue :one
 SELECT EXISTS (SELECT FROM pgautomate.due_signals) AS signals,
-       EXISTS (SELECT FROM pgautomate.advance_later WHERE noted_at < clock_timestamp() - interval '1 second') AS stalled;
+       EXISTS (SELECT FROM pgautomate.advance_later WHERE noted_at < clock_timestamp() - interval '1 second') AS stalled,
+       EXISTS (SELECT FROM pgautomate.notifications_later WHERE noted_at < clock_timestamp() - interval '200 milliseconds') AS stalled_notifications;
 
 -- Signals become lanes. Relies on due_signals' primary key.
 -- name: MergeSignals :execrows
@@ -20,7 +23,7 @@ ON CONFLICT (organization_id, action_type) DO UPDATE SET next_at = least(l.next_
 
 -- Queued and running by type, all organizations. lead_stage_actions_in_flight_idx; reads only what is in flight.
 -- name: InFlight :many
-SELECT action_type, count(*) AS actions FROM ONLY pgautomate.lead_stage_actions
+SELECT action_type, count(*) AS actions FROM pgautomate.work
  WHERE status IN ('queued', 'running') GROUP BY action_type;
 
 -- What live workers can run at once, by type.
@@ -56,11 +59,11 @@ SELECT organization_id, action_type FROM pgautomate.lanes
 -- what of it is used.
 -- name: LaneHeads :many
 SELECT w.organization_id::text AS organization_id, w.action_type::text AS action_type,
-       (SELECT a.perform_at FROM ONLY pgautomate.lead_stage_actions a
+       (SELECT a.perform_at FROM pgautomate.work a
          WHERE a.organization_id = w.organization_id AND a.action_type = w.action_type
            AND a.status = 'pending' AND a.perform_at IS NOT NULL AND NOT a.paused
          ORDER BY a.perform_at, a.id LIMIT 1) AS pending_at,
-       (SELECT a.perform_at FROM ONLY pgautomate.lead_stage_actions a
+       (SELECT a.perform_at FROM pgautomate.work a
          WHERE a.organization_id = w.organization_id AND a.action_type = w.action_type AND a.status = 'delayed' AND NOT a.paused
          ORDER BY a.perform_at, a.id LIMIT 1) AS timer_at,
        now()::timestamptz AS now,
@@ -79,7 +82,7 @@ SELECT w.organization_id::text AS organization_id, w.action_type::text AS action
           AND s.slice_end > now() - th.per) u ON th.max_starts IS NOT NULL
   LEFT JOIN LATERAL (
        SELECT count(*) FILTER (WHERE a.status = 'queued') AS queued, count(*) FILTER (WHERE a.status = 'running') AS running
-         FROM ONLY pgautomate.lead_stage_actions a
+         FROM pgautomate.work a
         WHERE a.organization_id = w.organization_id AND a.status IN ('queued', 'running')
           AND (a.action_type = th.action_type
                OR th.action_type = '*' AND NOT EXISTS (
@@ -91,13 +94,13 @@ SELECT w.organization_id::text AS organization_id, w.action_type::text AS action
 -- The due-query: each lane's oldest due actions, as many as it may have.
 -- lead_stage_actions_due_idx; reads exactly what it claims.
 -- name: ClaimDue :many
-UPDATE ONLY pgautomate.lead_stage_actions q SET status = 'queued', queued_at = now()
- WHERE q.id = ANY (ARRAY(
+UPDATE pgautomate.work q SET status = 'queued', queued_at = now()
+ WHERE q.status = 'pending' AND q.id = ANY (ARRAY(
        SELECT d.id
          FROM (SELECT unnest(@organization_ids::text[]) AS organization_id, unnest(@action_types::text[]) AS action_type,
                       unnest(@most::bigint[]) AS most) w
         CROSS JOIN LATERAL (
-              SELECT a.id FROM ONLY pgautomate.lead_stage_actions a
+              SELECT a.id FROM pgautomate.work a
                WHERE a.organization_id = w.organization_id AND a.action_type = w.action_type
                  AND a.status = 'pending' AND a.perform_at IS NOT NULL AND NOT a.paused AND a.perform_at <= now()
                ORDER BY a.perform_at, a.id LIMIT w.most FOR UPDATE SKIP LOCKED) d))
@@ -105,12 +108,12 @@ RETURNING q.id, q.organization_id, q.action_type;
 
 -- Timers that have run out: no start, so no token. lead_stage_actions_timer_idx.
 -- name: ClaimTimers :many
-UPDATE ONLY pgautomate.lead_stage_actions q SET status = 'queued', queued_at = now()
- WHERE q.id = ANY (ARRAY(
+UPDATE pgautomate.work q SET status = 'queued', queued_at = now()
+ WHERE q.status = 'delayed' AND q.id = ANY (ARRAY(
        SELECT d.id
          FROM (SELECT unnest(@organization_ids::text[]) AS organization_id, unnest(@action_types::text[]) AS action_type) w
         CROSS JOIN LATERAL (
-              SELECT a.id FROM ONLY pgautomate.lead_stage_actions a
+              SELECT a.id FROM pgautomate.work a
                WHERE a.organization_id = w.organization_id AND a.action_type = w.action_type
                  AND a.status = 'delayed' AND NOT a.paused AND a.perform_at <= now()
                ORDER BY a.perform_at, a.id LIMIT @most::bigint FOR UPDATE SKIP LOCKED) d))
@@ -128,23 +131,24 @@ UPDATE pgautomate.lanes l SET next_at = w.next_at
 WITH free AS MATERIALIZED (
     SELECT a.id, (a.lead_stage_id IS NULL OR EXISTS (
                SELECT FROM pgautomate.lead_stages s WHERE s.id = a.lead_stage_id AND s.status = 'active')) AS wanted
-      FROM ONLY pgautomate.lead_stage_actions a
+      FROM pgautomate.work a
      WHERE a.id = ANY (@ids::bigint[]) AND a.status = 'queued' FOR UPDATE OF a SKIP LOCKED
 ), unwanted AS (
-    UPDATE ONLY pgautomate.lead_stage_actions a SET status = 'canceled', reason = 'stage_left', finished_at = now()
-     WHERE a.id = ANY (ARRAY(SELECT free.id FROM free WHERE NOT free.wanted))
+    UPDATE pgautomate.work a SET status = 'canceled', reason = 'stage_left', finished_at = now()
+     WHERE a.status = 'queued' AND a.id = ANY (ARRAY(SELECT free.id FROM free WHERE NOT free.wanted))
 )
-UPDATE ONLY pgautomate.lead_stage_actions a
+UPDATE pgautomate.work a
    SET status = 'running', worker_id = @worker_id::bigint, fence = a.fence + 1,
        started_at = CASE WHEN a.timer THEN a.started_at ELSE now() END,
        attempt = a.attempt + CASE WHEN a.timer THEN 0 ELSE 1 END
- WHERE a.id = ANY (ARRAY(SELECT free.id FROM free WHERE free.wanted))
+ WHERE a.status = 'queued' AND a.id = ANY (ARRAY(SELECT free.id FROM free WHERE free.wanted))
 RETURNING a.id, a.organization_id, a.lead_id, a.lead_stage_id, a.sequence_number, a.action_type, a.params, a.attempt,
           a.max_attempts, a.perform_at, a.result, a.object_type, a.firing_id, a.firing_at, a.cause, a.depth, a.fence,
-          a.timer, a.waiting_since, a.asks_goal, a.waits_from, now()::timestamptz AS now;
+          a.timer, a.waiting_since, a.asks_goal, a.waits_from,
+          (a.tableoid = 'pgautomate.notification_jobs'::regclass)::boolean AS notification, now()::timestamptz AS now;
 
 -- name: StillQueued :many
-SELECT id FROM ONLY pgautomate.lead_stage_actions WHERE id = ANY (@ids::bigint[]) AND status = 'queued';
+SELECT id FROM pgautomate.work WHERE id = ANY (@ids::bigint[]) AND status = 'queued';
 
 -- Counts starts against their budgets, in slices of a 64th of the window.
 -- name: CountStarts :exec
@@ -176,20 +180,20 @@ WITH done AS MATERIALIZED (
 ), stage AS MATERIALIZED (
     SELECT s.id, s.status FROM pgautomate.lead_stages s
      WHERE s.id = ANY (ARRAY(
-           SELECT a.lead_stage_id FROM ONLY pgautomate.lead_stage_actions a JOIN done d ON d.id = a.id
-            WHERE a.id = ANY (@ids::bigint[]) AND d.status IN ('pending', 'delayed')))
+           SELECT a.lead_stage_id FROM pgautomate.work a JOIN done d ON d.id = a.id
+            WHERE a.id = ANY (@ids::bigint[]) AND a.status = 'running' AND d.status IN ('pending', 'delayed')))
        FOR SHARE SKIP LOCKED
 ), free AS MATERIALIZED (
     SELECT a.id, (d.status IN ('pending', 'delayed') AND a.lead_stage_id IS NOT NULL AND NOT EXISTS (
                SELECT FROM stage WHERE stage.id = a.lead_stage_id AND stage.status = 'active')) AS unwanted
-      FROM ONLY pgautomate.lead_stage_actions a JOIN done d ON d.id = a.id AND d.fence = a.fence
+      FROM pgautomate.work a JOIN done d ON d.id = a.id AND d.fence = a.fence
      WHERE a.id = ANY (@ids::bigint[]) AND a.status = 'running'
        AND (d.status NOT IN ('pending', 'delayed') OR a.lead_stage_id IS NULL
             OR EXISTS (SELECT FROM stage WHERE stage.id = a.lead_stage_id)
             OR NOT EXISTS (SELECT FROM pgautomate.lead_stages s WHERE s.id = a.lead_stage_id))
        FOR UPDATE OF a SKIP LOCKED
 )
-UPDATE ONLY pgautomate.lead_stage_actions a
+UPDATE pgautomate.work a
    SET status = CASE WHEN f.unwanted THEN 'canceled' ELSE d.status END::pgautomate.job_status,
        perform_at = coalesce(d.perform_at, a.perform_at),
        result = coalesce(d.result, a.result),
@@ -199,19 +203,20 @@ UPDATE ONLY pgautomate.lead_stage_actions a
        timer = d.timer,
        waiting_since = d.waiting_since,
        worker_id = NULL,
-       finished_at = CASE WHEN f.unwanted OR d.status IN ('completed', 'failed', 'canceled', 'skipped') THEN now() END
+       finished_at = CASE WHEN f.unwanted OR d.status IN ('completed', 'failed', 'canceled', 'skipped', 'merged') THEN now() END
   FROM done d JOIN free f ON f.id = d.id
- WHERE a.id = d.id AND a.id = ANY (ARRAY(SELECT free.id FROM free))
-RETURNING a.id, a.lead_stage_id, a.organization_id, a.action_type, a.status::text AS status, a.perform_at;
+ WHERE a.id = d.id AND a.status = 'running' AND a.id = ANY (ARRAY(SELECT free.id FROM free))
+RETURNING a.id, a.lead_stage_id, a.organization_id, a.action_type, a.status::text AS status, a.perform_at,
+          (a.tableoid = 'pgautomate.notification_jobs'::regclass)::boolean AS notification;
 
 -- name: StillHeld :many
-SELECT a.id FROM ONLY pgautomate.lead_stage_actions a
+SELECT a.id FROM pgautomate.work a
   JOIN (SELECT unnest(@ids::bigint[]) AS id, unnest(@fences::bigint[]) AS fence) d ON d.id = a.id AND d.fence = a.fence
  WHERE a.status = 'running';
 
 -- The same for one action whose effect runs in this transaction; waits for locks.
 -- name: HoldAction :one
-SELECT a.id FROM ONLY pgautomate.lead_stage_actions a
+SELECT a.id FROM pgautomate.work a
  WHERE a.id = @id AND a.fence = @fence AND a.status = 'running' FOR UPDATE;
 
 -- An app may hold a row in a transaction that it leaves open: who waits for it
@@ -255,29 +260,30 @@ DELETE FROM pgautomate.workers WHERE id = @id;
 
 -- name: RemoveDeadWorkers :exec
 DELETE FROM pgautomate.workers w WHERE w.heartbeat_at < now() - interval '1 hour'
-   AND NOT EXISTS (SELECT FROM ONLY pgautomate.lead_stage_actions a WHERE a.status IN ('queued', 'running') AND a.worker_id = w.id);
+   AND NOT EXISTS (SELECT FROM pgautomate.work a WHERE a.status IN ('queued', 'running') AND a.worker_id = w.id);
 
 -- Actions of workers that are gone run again. Reads what is in flight.
 -- name: RescueRunning :many
 WITH lost AS MATERIALIZED (
-    SELECT a.id FROM ONLY pgautomate.lead_stage_actions a
+    SELECT a.id FROM pgautomate.work a
       LEFT JOIN pgautomate.workers w ON w.id = a.worker_id
      WHERE a.status IN ('queued', 'running') AND a.status = 'running'
        AND (a.attempt < a.max_attempts OR a.timer)
        AND (w.id IS NULL OR w.heartbeat_at < now() - make_interval(secs => @dead_after_seconds))
        FOR UPDATE OF a SKIP LOCKED
 )
-UPDATE ONLY pgautomate.lead_stage_actions a
+UPDATE pgautomate.work a
    SET status = 'pending', perform_at = now(), worker_id = NULL, fence = a.fence + 1,
        error = 'the process that ran it ended without a word'
- WHERE a.id = ANY (ARRAY(SELECT lost.id FROM lost))
+ WHERE a.status = 'running' AND a.id = ANY (ARRAY(SELECT lost.id FROM lost))
 RETURNING a.id, a.organization_id, a.action_type, a.perform_at;
 
 -- The same where no attempt is left. Each is failed by itself: its stage's end may
 -- have to wait for somebody's lock.
 -- name: LostForGood :many
-SELECT a.id, a.organization_id, a.lead_id, a.lead_stage_id, a.action_type, a.params, a.fence
-  FROM ONLY pgautomate.lead_stage_actions a
+SELECT a.id, a.organization_id, a.lead_id, a.lead_stage_id, a.action_type, a.params, a.fence,
+       (a.tableoid = 'pgautomate.notification_jobs'::regclass)::boolean AS notification
+  FROM pgautomate.work a
   LEFT JOIN pgautomate.workers w ON w.id = a.worker_id
  WHERE a.status IN ('queued', 'running') AND a.status = 'running'
    AND a.attempt >= a.max_attempts AND NOT a.timer
@@ -286,33 +292,33 @@ SELECT a.id, a.organization_id, a.lead_id, a.lead_stage_id, a.action_type, a.par
 
 -- What the database counts as this process's. Reads what is in flight.
 -- name: RunningHere :many
-SELECT id, fence FROM ONLY pgautomate.lead_stage_actions
+SELECT id, fence FROM pgautomate.work
  WHERE status IN ('queued', 'running') AND status = 'running' AND worker_id = @worker_id::bigint;
 
 -- Gives back what this process never heard of. It did not run, so no attempt is used.
 -- name: GiveBack :many
 WITH lost AS MATERIALIZED (
-    SELECT a.id FROM ONLY pgautomate.lead_stage_actions a
+    SELECT a.id FROM pgautomate.work a
       JOIN (SELECT unnest(@ids::bigint[]) AS id, unnest(@fences::bigint[]) AS fence) d ON d.id = a.id AND d.fence = a.fence
      WHERE a.id = ANY (@ids::bigint[]) AND a.status = 'running' AND a.worker_id = @worker_id::bigint
        FOR UPDATE OF a SKIP LOCKED
 )
-UPDATE ONLY pgautomate.lead_stage_actions a
+UPDATE pgautomate.work a
    SET status = 'pending', perform_at = now(), worker_id = NULL, fence = a.fence + 1,
        attempt = CASE WHEN a.timer THEN a.attempt ELSE greatest(a.attempt - 1, 0) END
- WHERE a.id = ANY (ARRAY(SELECT lost.id FROM lost))
+ WHERE a.status = 'running' AND a.id = ANY (ARRAY(SELECT lost.id FROM lost))
 RETURNING a.id, a.organization_id, a.action_type, a.perform_at;
 
 -- Queued actions whose carrier is late get another one; the first to arrive counts.
 -- name: RequeueStale :many
 WITH stale AS MATERIALIZED (
-    SELECT a.id FROM ONLY pgautomate.lead_stage_actions a
+    SELECT a.id FROM pgautomate.work a
      WHERE a.status IN ('queued', 'running') AND a.status = 'queued'
        AND a.queued_at < now() - make_interval(secs => @late_after_seconds)
      LIMIT 5000 FOR UPDATE OF a SKIP LOCKED
 )
-UPDATE pgautomate.lead_stage_actions a SET queued_at = now()
- WHERE a.id = ANY (ARRAY(SELECT stale.id FROM stale))
+UPDATE pgautomate.work a SET queued_at = now()
+ WHERE a.status = 'queued' AND a.id = ANY (ARRAY(SELECT stale.id FROM stale))
 RETURNING a.id, a.action_type;
 
 -- name: DeleteOldStarts :exec

@@ -214,7 +214,7 @@ func (l *Lifecycle) started(r *dbq.StartActionsRow, taken time.Time) *jobs.Start
 	s := &jobs.Started{
 		Action: jobs.Action{
 			ID: r.ID, OrganizationID: r.OrganizationID, LeadID: r.LeadID, ObjectType: r.ObjectType,
-			SequenceNumber: int(r.SequenceNumber), Type: r.ActionType, Params: r.Params,
+			SequenceNumber: int(r.SequenceNumber), Type: r.ActionType, Notification: r.Notification, Params: r.Params,
 			Attempt: int(r.Attempt), MaxAttempts: int(r.MaxAttempts), Resumed: r.Timer, Now: r.Now,
 			Location: time.UTC, PerformAt: r.Now,
 		},
@@ -276,7 +276,7 @@ func (l *Lifecycle) finish(ctx context.Context, s *jobs.Started, o jobs.Outcome)
 	// What closes a stage may have to wait for an app's transaction: not in a batch
 	// with others.
 	closes := o.Status == jobs.StatusFailed && s.Action.LeadStageID != 0 && o.OnError.Policy != jobs.OnErrorSkip
-	if o.Effect != nil || closes || o.EndsRun != "" {
+	if o.Effect != nil || o.Decide != nil || closes || o.EndsRun != "" {
 		select {
 		case l.alone <- struct{}{}:
 		case <-ctx.Done():
@@ -318,7 +318,8 @@ func (l *Lifecycle) finishBatch(ctx context.Context, batch []finish) ([]finishAn
 		if rows, err = q.FinishActions(ctx, p); err != nil {
 			return err
 		}
-		err = l.afterwards(ctx, q, rows, func(id int64) jobs.OnErrorPolicy { return batch[index[id]].o.OnError.Policy })
+		err = l.afterwards(ctx, q, rows, func(id int64) jobs.OnErrorPolicy { return batch[index[id]].o.OnError.Policy },
+			func(id int64) *jobs.Records { return batch[index[id]].o.Records })
 		failpoint.Hit("finish-before-commit")
 		return err
 	})
@@ -428,8 +429,10 @@ func finishParams(batch []finish) dbq.FinishActionsParams {
 
 // afterwards does what follows from ended and parked actions: the next action
 // becomes due, the stage fails, the lane learns of the timer.
-func (l *Lifecycle) afterwards(ctx context.Context, q *dbq.Queries, rows []dbq.FinishActionsRow, policy func(id int64) jobs.OnErrorPolicy) error {
-	var advance, fail []int64
+func (l *Lifecycle) afterwards(ctx context.Context, q *dbq.Queries, rows []dbq.FinishActionsRow,
+	policy func(id int64) jobs.OnErrorPolicy, records func(id int64) *jobs.Records,
+) error {
+	var advance, fail, steps []int64
 	var signal dbq.SignalParams
 	for _, r := range rows {
 		switch {
@@ -437,11 +440,21 @@ func (l *Lifecycle) afterwards(ctx context.Context, q *dbq.Queries, rows []dbq.F
 			signal.OrganizationIds = append(signal.OrganizationIds, r.OrganizationID)
 			signal.ActionTypes = append(signal.ActionTypes, r.ActionType)
 			signal.PerformAts = append(signal.PerformAts, *r.PerformAt)
+		case r.Notification && r.Status != jobs.StatusMerged:
+			steps = append(steps, r.ID)
 		case r.LeadStageID == nil:
 		case r.Status == jobs.StatusFailed && policy(r.ID) != jobs.OnErrorSkip:
 			fail = append(fail, *r.LeadStageID)
 		default:
 			advance = append(advance, *r.LeadStageID)
+		}
+	}
+	if err := writeRecords(ctx, q, rows, records); err != nil {
+		return err
+	}
+	if len(steps) > 0 {
+		if err := q.AdvanceNotifications(ctx, steps); err != nil {
+			return fmt.Errorf("advance notifications: %w", err)
 		}
 	}
 	if len(fail) > 0 {
@@ -457,6 +470,50 @@ func (l *Lifecycle) afterwards(ctx context.Context, q *dbq.Queries, rows []dbq.F
 	if len(signal.PerformAts) > 0 {
 		if err := q.Signal(ctx, signal); err != nil {
 			return fmt.Errorf("signal: %w", err)
+		}
+	}
+	return nil
+}
+
+// writeRecords keeps what notifications' jobs leave behind.
+func writeRecords(ctx context.Context, q *dbq.Queries, rows []dbq.FinishActionsRow, records func(id int64) *jobs.Records) error {
+	var messages dbq.WriteMessagesParams
+	var details dbq.WriteDetailsParams
+	var feeds []int64
+	for _, r := range rows {
+		kept := records(r.ID)
+		if !r.Notification || kept == nil {
+			continue
+		}
+		if kept.Message != nil {
+			raw, err := json.Marshal(kept.Message)
+			if err != nil {
+				return fmt.Errorf("message: %w", err)
+			}
+			messages.JobIds, messages.Messages = append(messages.JobIds, r.ID), append(messages.Messages, raw)
+			if r.ActionType == "in_app" {
+				feeds = append(feeds, r.ID)
+			}
+		}
+		for _, d := range kept.Details {
+			details.JobIds, details.Statuses = append(details.JobIds, r.ID), append(details.Statuses, d.Status)
+			details.Details, details.Sources = append(details.Details, d.Detail), append(details.Sources, d.Source)
+			details.ProviderIds, details.Raws = append(details.ProviderIds, ""), append(details.Raws, d.Raw)
+		}
+	}
+	if len(messages.JobIds) > 0 {
+		if err := q.WriteMessages(ctx, messages); err != nil {
+			return fmt.Errorf("messages: %w", err)
+		}
+	}
+	if len(feeds) > 0 {
+		if err := q.NotifyFeeds(ctx, feeds); err != nil {
+			return fmt.Errorf("messages: %w", err)
+		}
+	}
+	if len(details.JobIds) > 0 {
+		if err := q.WriteDetails(ctx, details); err != nil {
+			return fmt.Errorf("execution details: %w", err)
 		}
 	}
 	return nil
@@ -481,12 +538,26 @@ func (l *Lifecycle) finishAlone(ctx context.Context, s *jobs.Started, o jobs.Out
 				return err
 			}
 		}
+		if s.Action.Notification && o.Decide != nil {
+			if err := q.LockNotificationOfJob(ctx, s.Action.ID); err != nil {
+				return err
+			}
+		}
 		if _, err := q.HoldAction(ctx, dbq.HoldActionParams{ID: s.Action.ID, Fence: s.Fence}); err != nil {
 			if errors.Is(err, pgx.ErrNoRows) {
 				held = false
 				return nil
 			}
 			return err
+		}
+		if o.Decide != nil {
+			result, err := o.Decide(ctx, tx)
+			if isPassing(err) || err != nil && tx.Conn().IsClosed() {
+				return err
+			} else if err != nil {
+				return &jobs.EffectError{Err: err}
+			}
+			o = jobs.Decided(&s.Action, result)
 		}
 		effect, policy := o.Effect, jobs.OnErrorSkip
 		switch {
@@ -521,7 +592,7 @@ func (l *Lifecycle) finishAlone(ctx context.Context, s *jobs.Started, o jobs.Out
 		if err != nil {
 			return err
 		}
-		err = l.afterwards(ctx, q, rows, func(int64) jobs.OnErrorPolicy { return policy })
+		err = l.afterwards(ctx, q, rows, func(int64) jobs.OnErrorPolicy { return policy }, func(int64) *jobs.Records { return o.Records })
 		failpoint.Hit("effect-before-commit")
 		return err
 	})
@@ -560,6 +631,14 @@ func (l *Lifecycle) ended(actionType, status string) {
 	if l.observe != nil {
 		l.observe.Ended(actionType, status)
 	}
+}
+
+// advanceStalledNotifications tries again where a lock was in the way.
+func (l *Lifecycle) advanceStalledNotifications(ctx context.Context) error {
+	if err := dbq.New(l.pool).AdvanceStalledNotifications(ctx); err != nil {
+		return fmt.Errorf("advance notifications: %w", err)
+	}
+	return nil
 }
 
 // advanceStalled tries again where a lock was in the way.

@@ -170,6 +170,11 @@ func (s *Scheduler) Round(ctx context.Context, capacity map[string]int64) (int, 
 			return 0, err
 		}
 	}
+	if due.StalledNotifications {
+		if err := s.Lifecycle.advanceStalledNotifications(ctx); err != nil {
+			return 0, err
+		}
+	}
 	room, err := s.room(ctx, q, capacity)
 	if err != nil {
 		return 0, err

@@ -29,7 +29,7 @@ type ErrorBody struct {
 	StatusCode int    `json:"statusCode"`
 	Timestamp  string `json:"timestamp"`
 	Path       string `json:"path"`
-	Message    string `json:"message" doc:"One line that says what to do."`
+	Message    any    `json:"message" doc:"One line that says what to do; of Novu's routes sometimes a list of them."`
 	Error      string `json:"error" doc:"The status in words."`
 	Type       string `json:"type,omitempty" doc:"With 400 and 422."`
 	// Errors is a list with 400 and an object with 422.
@@ -52,6 +52,9 @@ type problem struct {
 	message string
 	fields  map[string]*FieldError // by JSON pointer; with 422
 	id      string                 // with 500
+
+	messages []string // said in the place of message, on Novu's routes
+	list     []any    // errors of a 400
 }
 
 var _ huma.StatusError = (*problem)(nil)
@@ -137,9 +140,15 @@ func (p *problem) body(path string) *ErrorBody {
 		StatusCode: p.status, Timestamp: time.Now().UTC().Format(time.RFC3339Nano), Path: path,
 		Message: p.message, Error: http.StatusText(p.status), ErrorID: p.id,
 	}
+	if len(p.messages) > 0 {
+		b.Message = p.messages
+	}
 	switch p.status {
 	case http.StatusBadRequest:
-		b.Type, b.Errors = "bad_request", []any{}
+		b.Type = "bad_request"
+		if b.Errors = any(p.list); p.list == nil {
+			b.Errors = []any{}
+		}
 	case http.StatusUnprocessableEntity:
 		b.Type = "validation_error"
 		if b.Errors = any(p.fields); p.fields == nil {

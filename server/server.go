@@ -40,6 +40,7 @@ import (
 	"github.com/pgautomate/pgautomate/db"
 	"github.com/pgautomate/pgautomate/db/dbq"
 	"github.com/pgautomate/pgautomate/jobs"
+	"github.com/pgautomate/pgautomate/notification"
 	"github.com/pgautomate/pgautomate/trigger"
 )
 
@@ -101,6 +102,9 @@ type Config struct {
 	Health Health
 	// Registry, when set, is served at /metrics; the engine defines the metrics.
 	Registry *prometheus.Registry
+	// Notifications accepts triggers of workflows; when nil, the server has its own,
+	// which needs an engine on the same database to be carried out, and refuses attachments.
+	Notifications *notification.Service
 	// Mailbox, when set, is served at /mailbox: the demo's local mailbox.
 	Mailbox http.Handler
 	// Logger defaults to slog.Default(). Requests are logged at debug.
@@ -122,6 +126,8 @@ type Server struct {
 	health  Health
 	log     *slog.Logger
 	version string
+
+	notifications *notification.Service
 
 	requireKey bool
 	keys       *keyCache
@@ -161,6 +167,10 @@ func New(cfg Config) (*Server, error) {
 		return nil, fmt.Errorf("server: %w", err)
 	}
 
+	if s.notifications = cfg.Notifications; s.notifications == nil {
+		s.notifications = &notification.Service{Pool: cfg.Pool, River: s.jobs, Logger: cfg.Logger}
+	}
+
 	v1 := http.NewServeMux()
 	s.api = newAPI(v1, cfg.Version)
 	s.registerTriggers()
@@ -173,14 +183,15 @@ func New(cfg Config) (*Server, error) {
 	s.registerThrottles()
 	s.registerKeys()
 	s.registerOperator()
+	s.registerNovu(v1)
 	spec, err := finishSpec(s.api)
 	if err != nil {
 		return nil, fmt.Errorf("server: openapi.json: %w", err)
 	}
 
 	mux := http.NewServeMux()
-	mux.Handle("/v1/", s.withKey(jsonNotFound(v1)))
-	mux.Handle("/v2/", s.withKey(jsonNotFound(v1)))
+	mux.Handle("/v1/", s.withKey(s.idempotent(jsonNotFound(v1))))
+	mux.Handle("/v2/", s.withKey(s.idempotent(jsonNotFound(v1))))
 	mux.HandleFunc("GET /openapi.json", func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "application/json")
 		_, _ = w.Write(spec)

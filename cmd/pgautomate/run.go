@@ -144,6 +144,7 @@ func (a *app) config(queues []string, workers int) (pgautomate.Config, error) {
 		Logger: a.logger, Queues: queues, WorkersPerType: workers,
 		SMTPURL: os.Getenv("SMTP_URL"), EmailFrom: os.Getenv("EMAIL_FROM"),
 		WebhookAllow: allow, WebhookSecret: os.Getenv("PGAUTOMATE_WEBHOOK_SECRET"),
+		AttachmentsURL: os.Getenv("ATTACHMENTS_URL"),
 	}, nil
 }
 
@@ -199,6 +200,7 @@ func (a *app) handlerConfig(engine *pgautomate.Engine, box *mailbox.Mailbox) ser
 	cfg := server.Config{
 		Pool: engine.Pool(), River: engine.River(), Objects: engine.Catalog(), Actions: engine.Registry(), DryRun: engine.DryRun,
 		Health: health{engine}, Registry: engine.Metrics(), Logger: a.logger, Version: version,
+		Notifications: engine.Notifications(),
 	}
 	if box != nil {
 		cfg.Mailbox = box.Handler()

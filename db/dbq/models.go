@@ -32,6 +32,102 @@ type PgautomateImport struct {
 	UpdatedAt time.Time
 }
 
+// What sends for an organization, by channel: the primary one, else the first by priority.
+type PgautomateIntegration struct {
+	// Counts integrations.
+	ID int64
+	// Whose it is.
+	OrganizationID string
+	// Names it in actions (integration).
+	Identifier string
+	// For people.
+	Name string
+	// sms: twilio, generic-sms; push and chat: any name.
+	ProviderID string
+	// email, sms, push, chat or in_app.
+	Channel string
+	// twilio: accountSid, token, from; generic-sms: baseUrl, from, apiKeyRequestHeader, apiKey, secretKeyRequestHeader, secretKey, idPath; push and chat: url (shoutrrr). The roles for apps and readers don't see them.
+	Credentials json.RawMessage
+	// When it is used; NULL: always.
+	Conditions json.RawMessage
+	// One that is not active sends nothing.
+	Active bool
+	// The one that is used first; one for each organization and channel.
+	IsPrimary bool
+	// The order of the others, the smallest first.
+	Priority int32
+	// Since when.
+	CreatedAt time.Time
+	// When it was last changed.
+	UpdatedAt time.Time
+}
+
+// What was sent, or put into the in-app feed; at most one for each job.
+type PgautomateMessage struct {
+	// Counts messages.
+	ID int64
+	// Whose message it is.
+	OrganizationID string
+	// notifications.id.
+	NotificationID int64
+	// notification_jobs.id.
+	JobID int64
+	// workflows.id.
+	WorkflowID int64
+	// The recipient: the app's own id.
+	SubscriberID string
+	// subscribers.id.
+	SubscriberNo int64
+	// The event's.
+	TransactionID string
+	// in_app, email, sms, push, chat or webhook.
+	Channel string
+	// Who took it.
+	ProviderID string
+	// The address it went to.
+	Recipient *string
+	// The subject, rendered.
+	Subject *string
+	// The content, rendered.
+	Content *string
+	// Buttons and where they lead, in the feed.
+	Cta json.RawMessage
+	// The event's payload.
+	Payload json.RawMessage
+	// What the step gives along, in the feed.
+	Data json.RawMessage
+	// URL of a picture, in the feed.
+	Avatar *string
+	// The workflow's.
+	Tags []string
+	// sent; warning: there was nowhere to send it; error: it could not be sent.
+	Status string
+	// What was wrong, a word.
+	ErrorID *string
+	// What was wrong.
+	ErrorText *string
+	// Read, in the feed.
+	Read bool
+	// Seen, in the feed.
+	Seen bool
+	// Put away, in the feed.
+	Archived bool
+	// When read was last changed.
+	ReadAt *time.Time
+	// When seen was last changed.
+	SeenAt *time.Time
+	// When archived was last changed.
+	ArchivedAt *time.Time
+	// Not shown until then; kept for the wire.
+	SnoozedUntil *time.Time
+	// When it was made.
+	CreatedAt time.Time
+	// When it was last changed.
+	UpdatedAt time.Time
+	// Deleted then.
+	DeletedAt *time.Time
+}
+
 // Relations between watched tables, both ways, read from their foreign keys by `pgautomate watch`.
 type PgautomateObjectRelation struct {
 	ThisObjectType    string
@@ -74,6 +170,42 @@ type PgautomatePipelineStageAction struct {
 	SequenceNumber  int32
 	ActionType      string
 	Params          json.RawMessage
+}
+
+// Customers of the organization's own, for whom a trigger can speak.
+type PgautomateTenant struct {
+	// Counts tenants.
+	ID int64
+	// Whose tenant it is.
+	OrganizationID string
+	// What triggers call it.
+	Identifier string
+	// tenant.name in templates.
+	Name string
+	// tenant.data in templates.
+	Data json.RawMessage
+	// Since when.
+	CreatedAt time.Time
+	// When it was last changed.
+	UpdatedAt time.Time
+}
+
+// Groups of subscribers that a trigger can name.
+type PgautomateTopic struct {
+	// Counts topics.
+	ID int64
+	// Whose topic it is.
+	OrganizationID string
+	// The app's name for it.
+	Key string
+	// For people.
+	Name string
+	// What the app keeps with it.
+	Data json.RawMessage
+	// Since when.
+	CreatedAt time.Time
+	// When it was last changed.
+	UpdatedAt time.Time
 }
 
 type PgautomateTrigger struct {
@@ -145,4 +277,98 @@ type PgautomateTriggerTimer struct {
 	ObjectID  string
 	// By the clock of the commits, which is that of the watched database's server.
 	DueAt time.Time
+}
+
+// What a trigger names: steps that each recipient goes through.
+type PgautomateWorkflow struct {
+	// Counts workflows.
+	ID int64
+	// Whose workflow it is.
+	OrganizationID string
+	// What triggers call it.
+	Identifier string
+	// For people.
+	Name string
+	// For people.
+	Description string
+	// One that is not active, a draft for one, starts nothing.
+	Active bool
+	// Subscribers' preferences don't count.
+	Critical bool
+	// For people.
+	Tags []string
+	// Channel -> whether it is on for who has said nothing.
+	PreferenceSettings json.RawMessage
+	// Subscribers can't choose: the workflow's own settings count.
+	ReadOnly bool
+	// JSON schema of the payload.
+	PayloadSchema json.RawMessage
+	// Triggers whose payload violates the schema are refused.
+	ValidatePayload bool
+	// notificationGroupId of a v1 template.
+	GroupID *string
+	// What the app keeps with it.
+	Data json.RawMessage
+	// Members of the request that mean nothing here and are given back.
+	Extra json.RawMessage
+	// Since when.
+	CreatedAt time.Time
+	// When it was last changed.
+	UpdatedAt time.Time
+	// Kept for the wire; NULL: not known.
+	LastTriggeredAt *time.Time
+	// Deleted then; what runs goes on.
+	DeletedAt *time.Time
+}
+
+// What a workflow is for one tenant.
+type PgautomateWorkflowOverride struct {
+	// Counts overrides.
+	ID int64
+	// workflows.id.
+	WorkflowID int64
+	// tenants.id.
+	TenantID int64
+	// Counts instead of the workflow's; NULL: the workflow's.
+	Active *bool
+	// Channel -> whether it is on; counts before all preferences. NULL: none.
+	PreferenceSettings json.RawMessage
+	// Since when.
+	CreatedAt time.Time
+	// When it was last changed.
+	UpdatedAt time.Time
+}
+
+// Steps of workflows; a row is never changed, only retired.
+type PgautomateWorkflowStep struct {
+	// Counts steps.
+	ID int64
+	// workflows.id.
+	WorkflowID int64
+	// The order; from 1.
+	Position int32
+	// Its name within the workflow, the same through changes.
+	StepID string
+	// For people.
+	Name string
+	// The channel, or digest or delay.
+	Type string
+	// The type as the request named it.
+	WireType string
+	// One that is not active makes no job.
+	Active bool
+	// When it fails, what follows is canceled.
+	StopOnFail bool
+	// The content: Liquid templates.
+	Controls json.RawMessage
+	// Of a digest or delay: how long, by which key.
+	Settings json.RawMessage
+	// When it is carried out, in the form of v1; JSON logic is in controls.skip.
+	Filters json.RawMessage
+	// Other contents, each with its filters; the first that passes counts.
+	Variants json.RawMessage
+	// What of the payload its content needs: [{name, type, required, defaultValue}].
+	Variables json.RawMessage
+	// Replaced or deleted then.
+	RetiredAt *time.Time
 }

@@ -40,22 +40,26 @@ func (q *Queries) Advance(ctx context.Context, leadStageIds []int64) error {
 const anythingDue = `-- name: AnythingDue :one
 
 SELECT EXISTS (SELECT FROM pgautomate.due_signals) AS signals,
-       EXISTS (SELECT FROM pgautomate.advance_later WHERE noted_at < clock_timestamp() - interval '1 second') AS stalled
+       EXISTS (SELECT FROM pgautomate.advance_later WHERE noted_at < clock_timestamp() - interval '1 second') AS stalled,
+       EXISTS (SELECT FROM pgautomate.notifications_later WHERE noted_at < clock_timestamp() - interval '200 milliseconds') AS stalled_notifications
 `
 
 type AnythingDueRow struct {
-	Signals bool
-	Stalled bool
+	Signals              bool
+	Stalled              bool
+	StalledNotifications bool
 }
 
-// What the scheduler asks. A claim's cost is that of what it claims: it goes in
+// What the scheduler asks, of lead_stage_actions and notification_jobs together
+// (work): of each index named here the other table has its own. Each statement says
+// which status it wants, so that the tables of finished actions are in no plan. A claim's cost is that of what it claims: it goes in
 // by lanes_next_idx (lanes whose time has come), then by
 // lead_stage_actions_due_idx (each lane's oldest due actions).
-// Is there anything to do at all? Three index probes.
+// Is there anything to do at all? Index probes.
 func (q *Queries) AnythingDue(ctx context.Context) (AnythingDueRow, error) {
 	row := q.db.QueryRow(ctx, anythingDue)
 	var i AnythingDueRow
-	err := row.Scan(&i.Signals, &i.Stalled)
+	err := row.Scan(&i.Signals, &i.Stalled, &i.StalledNotifications)
 	return i, err
 }
 
@@ -99,13 +103,13 @@ func (q *Queries) BoundWaits(ctx context.Context) error {
 }
 
 const claimDue = `-- name: ClaimDue :many
-UPDATE ONLY pgautomate.lead_stage_actions q SET status = 'queued', queued_at = now()
- WHERE q.id = ANY (ARRAY(
+UPDATE pgautomate.work q SET status = 'queued', queued_at = now()
+ WHERE q.status = 'pending' AND q.id = ANY (ARRAY(
        SELECT d.id
          FROM (SELECT unnest($1::text[]) AS organization_id, unnest($2::text[]) AS action_type,
                       unnest($3::bigint[]) AS most) w
         CROSS JOIN LATERAL (
-              SELECT a.id FROM ONLY pgautomate.lead_stage_actions a
+              SELECT a.id FROM pgautomate.work a
                WHERE a.organization_id = w.organization_id AND a.action_type = w.action_type
                  AND a.status = 'pending' AND a.perform_at IS NOT NULL AND NOT a.paused AND a.perform_at <= now()
                ORDER BY a.perform_at, a.id LIMIT w.most FOR UPDATE SKIP LOCKED) d))
@@ -147,12 +151,12 @@ func (q *Queries) ClaimDue(ctx context.Context, arg ClaimDueParams) ([]ClaimDueR
 }
 
 const claimTimers = `-- name: ClaimTimers :many
-UPDATE ONLY pgautomate.lead_stage_actions q SET status = 'queued', queued_at = now()
- WHERE q.id = ANY (ARRAY(
+UPDATE pgautomate.work q SET status = 'queued', queued_at = now()
+ WHERE q.status = 'delayed' AND q.id = ANY (ARRAY(
        SELECT d.id
          FROM (SELECT unnest($1::text[]) AS organization_id, unnest($2::text[]) AS action_type) w
         CROSS JOIN LATERAL (
-              SELECT a.id FROM ONLY pgautomate.lead_stage_actions a
+              SELECT a.id FROM pgautomate.work a
                WHERE a.organization_id = w.organization_id AND a.action_type = w.action_type
                  AND a.status = 'delayed' AND NOT a.paused AND a.perform_at <= now()
                ORDER BY a.perform_at, a.id LIMIT $3::bigint FOR UPDATE SKIP LOCKED) d))
@@ -362,20 +366,20 @@ WITH done AS MATERIALIZED (
 ), stage AS MATERIALIZED (
     SELECT s.id, s.status FROM pgautomate.lead_stages s
      WHERE s.id = ANY (ARRAY(
-           SELECT a.lead_stage_id FROM ONLY pgautomate.lead_stage_actions a JOIN done d ON d.id = a.id
-            WHERE a.id = ANY ($1::bigint[]) AND d.status IN ('pending', 'delayed')))
+           SELECT a.lead_stage_id FROM pgautomate.work a JOIN done d ON d.id = a.id
+            WHERE a.id = ANY ($1::bigint[]) AND a.status = 'running' AND d.status IN ('pending', 'delayed')))
        FOR SHARE SKIP LOCKED
 ), free AS MATERIALIZED (
     SELECT a.id, (d.status IN ('pending', 'delayed') AND a.lead_stage_id IS NOT NULL AND NOT EXISTS (
                SELECT FROM stage WHERE stage.id = a.lead_stage_id AND stage.status = 'active')) AS unwanted
-      FROM ONLY pgautomate.lead_stage_actions a JOIN done d ON d.id = a.id AND d.fence = a.fence
+      FROM pgautomate.work a JOIN done d ON d.id = a.id AND d.fence = a.fence
      WHERE a.id = ANY ($1::bigint[]) AND a.status = 'running'
        AND (d.status NOT IN ('pending', 'delayed') OR a.lead_stage_id IS NULL
             OR EXISTS (SELECT FROM stage WHERE stage.id = a.lead_stage_id)
             OR NOT EXISTS (SELECT FROM pgautomate.lead_stages s WHERE s.id = a.lead_stage_id))
        FOR UPDATE OF a SKIP LOCKED
 )
-UPDATE ONLY pgautomate.lead_stage_actions a
+UPDATE pgautomate.work a
    SET status = CASE WHEN f.unwanted THEN 'canceled' ELSE d.status END::pgautomate.job_status,
        perform_at = coalesce(d.perform_at, a.perform_at),
        result = coalesce(d.result, a.result),
@@ -385,10 +389,11 @@ UPDATE ONLY pgautomate.lead_stage_actions a
        timer = d.timer,
        waiting_since = d.waiting_since,
        worker_id = NULL,
-       finished_at = CASE WHEN f.unwanted OR d.status IN ('completed', 'failed', 'canceled', 'skipped') THEN now() END
+       finished_at = CASE WHEN f.unwanted OR d.status IN ('completed', 'failed', 'canceled', 'skipped', 'merged') THEN now() END
   FROM done d JOIN free f ON f.id = d.id
- WHERE a.id = d.id AND a.id = ANY (ARRAY(SELECT free.id FROM free))
-RETURNING a.id, a.lead_stage_id, a.organization_id, a.action_type, a.status::text AS status, a.perform_at
+ WHERE a.id = d.id AND a.status = 'running' AND a.id = ANY (ARRAY(SELECT free.id FROM free))
+RETURNING a.id, a.lead_stage_id, a.organization_id, a.action_type, a.status::text AS status, a.perform_at,
+          (a.tableoid = 'pgautomate.notification_jobs'::regclass)::boolean AS notification
 `
 
 type FinishActionsParams struct {
@@ -411,6 +416,7 @@ type FinishActionsRow struct {
 	ActionType     string
 	Status         string
 	PerformAt      *time.Time
+	Notification   bool
 }
 
 // Writes outcomes, each only if the worker still holds its action. One that
@@ -443,6 +449,7 @@ func (q *Queries) FinishActions(ctx context.Context, arg FinishActionsParams) ([
 			&i.ActionType,
 			&i.Status,
 			&i.PerformAt,
+			&i.Notification,
 		); err != nil {
 			return nil, err
 		}
@@ -456,15 +463,15 @@ func (q *Queries) FinishActions(ctx context.Context, arg FinishActionsParams) ([
 
 const giveBack = `-- name: GiveBack :many
 WITH lost AS MATERIALIZED (
-    SELECT a.id FROM ONLY pgautomate.lead_stage_actions a
+    SELECT a.id FROM pgautomate.work a
       JOIN (SELECT unnest($1::bigint[]) AS id, unnest($2::bigint[]) AS fence) d ON d.id = a.id AND d.fence = a.fence
      WHERE a.id = ANY ($1::bigint[]) AND a.status = 'running' AND a.worker_id = $3::bigint
        FOR UPDATE OF a SKIP LOCKED
 )
-UPDATE ONLY pgautomate.lead_stage_actions a
+UPDATE pgautomate.work a
    SET status = 'pending', perform_at = now(), worker_id = NULL, fence = a.fence + 1,
        attempt = CASE WHEN a.timer THEN a.attempt ELSE greatest(a.attempt - 1, 0) END
- WHERE a.id = ANY (ARRAY(SELECT lost.id FROM lost))
+ WHERE a.status = 'running' AND a.id = ANY (ARRAY(SELECT lost.id FROM lost))
 RETURNING a.id, a.organization_id, a.action_type, a.perform_at
 `
 
@@ -530,7 +537,7 @@ func (q *Queries) Heartbeat(ctx context.Context, arg HeartbeatParams) error {
 }
 
 const holdAction = `-- name: HoldAction :one
-SELECT a.id FROM ONLY pgautomate.lead_stage_actions a
+SELECT a.id FROM pgautomate.work a
  WHERE a.id = $1 AND a.fence = $2 AND a.status = 'running' FOR UPDATE
 `
 
@@ -548,7 +555,7 @@ func (q *Queries) HoldAction(ctx context.Context, arg HoldActionParams) (int64, 
 }
 
 const inFlight = `-- name: InFlight :many
-SELECT action_type, count(*) AS actions FROM ONLY pgautomate.lead_stage_actions
+SELECT action_type, count(*) AS actions FROM pgautomate.work
  WHERE status IN ('queued', 'running') GROUP BY action_type
 `
 
@@ -580,11 +587,11 @@ func (q *Queries) InFlight(ctx context.Context) ([]InFlightRow, error) {
 
 const laneHeads = `-- name: LaneHeads :many
 SELECT w.organization_id::text AS organization_id, w.action_type::text AS action_type,
-       (SELECT a.perform_at FROM ONLY pgautomate.lead_stage_actions a
+       (SELECT a.perform_at FROM pgautomate.work a
          WHERE a.organization_id = w.organization_id AND a.action_type = w.action_type
            AND a.status = 'pending' AND a.perform_at IS NOT NULL AND NOT a.paused
          ORDER BY a.perform_at, a.id LIMIT 1) AS pending_at,
-       (SELECT a.perform_at FROM ONLY pgautomate.lead_stage_actions a
+       (SELECT a.perform_at FROM pgautomate.work a
          WHERE a.organization_id = w.organization_id AND a.action_type = w.action_type AND a.status = 'delayed' AND NOT a.paused
          ORDER BY a.perform_at, a.id LIMIT 1) AS timer_at,
        now()::timestamptz AS now,
@@ -603,7 +610,7 @@ SELECT w.organization_id::text AS organization_id, w.action_type::text AS action
           AND s.slice_end > now() - th.per) u ON th.max_starts IS NOT NULL
   LEFT JOIN LATERAL (
        SELECT count(*) FILTER (WHERE a.status = 'queued') AS queued, count(*) FILTER (WHERE a.status = 'running') AS running
-         FROM ONLY pgautomate.lead_stage_actions a
+         FROM pgautomate.work a
         WHERE a.organization_id = w.organization_id AND a.status IN ('queued', 'running')
           AND (a.action_type = th.action_type
                OR th.action_type = '*' AND NOT EXISTS (
@@ -767,8 +774,9 @@ func (q *Queries) LockUnknownLanes(ctx context.Context, arg LockUnknownLanesPara
 }
 
 const lostForGood = `-- name: LostForGood :many
-SELECT a.id, a.organization_id, a.lead_id, a.lead_stage_id, a.action_type, a.params, a.fence
-  FROM ONLY pgautomate.lead_stage_actions a
+SELECT a.id, a.organization_id, a.lead_id, a.lead_stage_id, a.action_type, a.params, a.fence,
+       (a.tableoid = 'pgautomate.notification_jobs'::regclass)::boolean AS notification
+  FROM pgautomate.work a
   LEFT JOIN pgautomate.workers w ON w.id = a.worker_id
  WHERE a.status IN ('queued', 'running') AND a.status = 'running'
    AND a.attempt >= a.max_attempts AND NOT a.timer
@@ -784,6 +792,7 @@ type LostForGoodRow struct {
 	ActionType     string
 	Params         json.RawMessage
 	Fence          int64
+	Notification   bool
 }
 
 // The same where no attempt is left. Each is failed by itself: its stage's end may
@@ -805,6 +814,7 @@ func (q *Queries) LostForGood(ctx context.Context, deadAfterSeconds float64) ([]
 			&i.ActionType,
 			&i.Params,
 			&i.Fence,
+			&i.Notification,
 		); err != nil {
 			return nil, err
 		}
@@ -838,7 +848,7 @@ func (q *Queries) MergeSignals(ctx context.Context, most int64) (int64, error) {
 
 const removeDeadWorkers = `-- name: RemoveDeadWorkers :exec
 DELETE FROM pgautomate.workers w WHERE w.heartbeat_at < now() - interval '1 hour'
-   AND NOT EXISTS (SELECT FROM ONLY pgautomate.lead_stage_actions a WHERE a.status IN ('queued', 'running') AND a.worker_id = w.id)
+   AND NOT EXISTS (SELECT FROM pgautomate.work a WHERE a.status IN ('queued', 'running') AND a.worker_id = w.id)
 `
 
 func (q *Queries) RemoveDeadWorkers(ctx context.Context) error {
@@ -894,13 +904,13 @@ func (q *Queries) RenameLead(ctx context.Context, arg RenameLeadParams) error {
 
 const requeueStale = `-- name: RequeueStale :many
 WITH stale AS MATERIALIZED (
-    SELECT a.id FROM ONLY pgautomate.lead_stage_actions a
+    SELECT a.id FROM pgautomate.work a
      WHERE a.status IN ('queued', 'running') AND a.status = 'queued'
        AND a.queued_at < now() - make_interval(secs => $1)
      LIMIT 5000 FOR UPDATE OF a SKIP LOCKED
 )
-UPDATE pgautomate.lead_stage_actions a SET queued_at = now()
- WHERE a.id = ANY (ARRAY(SELECT stale.id FROM stale))
+UPDATE pgautomate.work a SET queued_at = now()
+ WHERE a.status = 'queued' AND a.id = ANY (ARRAY(SELECT stale.id FROM stale))
 RETURNING a.id, a.action_type
 `
 
@@ -932,17 +942,17 @@ func (q *Queries) RequeueStale(ctx context.Context, lateAfterSeconds float64) ([
 
 const rescueRunning = `-- name: RescueRunning :many
 WITH lost AS MATERIALIZED (
-    SELECT a.id FROM ONLY pgautomate.lead_stage_actions a
+    SELECT a.id FROM pgautomate.work a
       LEFT JOIN pgautomate.workers w ON w.id = a.worker_id
      WHERE a.status IN ('queued', 'running') AND a.status = 'running'
        AND (a.attempt < a.max_attempts OR a.timer)
        AND (w.id IS NULL OR w.heartbeat_at < now() - make_interval(secs => $1))
        FOR UPDATE OF a SKIP LOCKED
 )
-UPDATE ONLY pgautomate.lead_stage_actions a
+UPDATE pgautomate.work a
    SET status = 'pending', perform_at = now(), worker_id = NULL, fence = a.fence + 1,
        error = 'the process that ran it ended without a word'
- WHERE a.id = ANY (ARRAY(SELECT lost.id FROM lost))
+ WHERE a.status = 'running' AND a.id = ANY (ARRAY(SELECT lost.id FROM lost))
 RETURNING a.id, a.organization_id, a.action_type, a.perform_at
 `
 
@@ -980,7 +990,7 @@ func (q *Queries) RescueRunning(ctx context.Context, deadAfterSeconds float64) (
 }
 
 const runningHere = `-- name: RunningHere :many
-SELECT id, fence FROM ONLY pgautomate.lead_stage_actions
+SELECT id, fence FROM pgautomate.work
  WHERE status IN ('queued', 'running') AND status = 'running' AND worker_id = $1::bigint
 `
 
@@ -1082,20 +1092,21 @@ const startActions = `-- name: StartActions :many
 WITH free AS MATERIALIZED (
     SELECT a.id, (a.lead_stage_id IS NULL OR EXISTS (
                SELECT FROM pgautomate.lead_stages s WHERE s.id = a.lead_stage_id AND s.status = 'active')) AS wanted
-      FROM ONLY pgautomate.lead_stage_actions a
+      FROM pgautomate.work a
      WHERE a.id = ANY ($2::bigint[]) AND a.status = 'queued' FOR UPDATE OF a SKIP LOCKED
 ), unwanted AS (
-    UPDATE ONLY pgautomate.lead_stage_actions a SET status = 'canceled', reason = 'stage_left', finished_at = now()
-     WHERE a.id = ANY (ARRAY(SELECT free.id FROM free WHERE NOT free.wanted))
+    UPDATE pgautomate.work a SET status = 'canceled', reason = 'stage_left', finished_at = now()
+     WHERE a.status = 'queued' AND a.id = ANY (ARRAY(SELECT free.id FROM free WHERE NOT free.wanted))
 )
-UPDATE ONLY pgautomate.lead_stage_actions a
+UPDATE pgautomate.work a
    SET status = 'running', worker_id = $1::bigint, fence = a.fence + 1,
        started_at = CASE WHEN a.timer THEN a.started_at ELSE now() END,
        attempt = a.attempt + CASE WHEN a.timer THEN 0 ELSE 1 END
- WHERE a.id = ANY (ARRAY(SELECT free.id FROM free WHERE free.wanted))
+ WHERE a.status = 'queued' AND a.id = ANY (ARRAY(SELECT free.id FROM free WHERE free.wanted))
 RETURNING a.id, a.organization_id, a.lead_id, a.lead_stage_id, a.sequence_number, a.action_type, a.params, a.attempt,
           a.max_attempts, a.perform_at, a.result, a.object_type, a.firing_id, a.firing_at, a.cause, a.depth, a.fence,
-          a.timer, a.waiting_since, a.asks_goal, a.waits_from, now()::timestamptz AS now
+          a.timer, a.waiting_since, a.asks_goal, a.waits_from,
+          (a.tableoid = 'pgautomate.notification_jobs'::regclass)::boolean AS notification, now()::timestamptz AS now
 `
 
 type StartActionsParams struct {
@@ -1125,6 +1136,7 @@ type StartActionsRow struct {
 	WaitingSince   *time.Time
 	AsksGoal       bool
 	WaitsFrom      *time.Time
+	Notification   bool
 	Now            time.Time
 }
 
@@ -1161,6 +1173,7 @@ func (q *Queries) StartActions(ctx context.Context, arg StartActionsParams) ([]S
 			&i.WaitingSince,
 			&i.AsksGoal,
 			&i.WaitsFrom,
+			&i.Notification,
 			&i.Now,
 		); err != nil {
 			return nil, err
@@ -1174,7 +1187,7 @@ func (q *Queries) StartActions(ctx context.Context, arg StartActionsParams) ([]S
 }
 
 const stillHeld = `-- name: StillHeld :many
-SELECT a.id FROM ONLY pgautomate.lead_stage_actions a
+SELECT a.id FROM pgautomate.work a
   JOIN (SELECT unnest($1::bigint[]) AS id, unnest($2::bigint[]) AS fence) d ON d.id = a.id AND d.fence = a.fence
  WHERE a.status = 'running'
 `
@@ -1205,7 +1218,7 @@ func (q *Queries) StillHeld(ctx context.Context, arg StillHeldParams) ([]int64, 
 }
 
 const stillQueued = `-- name: StillQueued :many
-SELECT id FROM ONLY pgautomate.lead_stage_actions WHERE id = ANY ($1::bigint[]) AND status = 'queued'
+SELECT id FROM pgautomate.work WHERE id = ANY ($1::bigint[]) AND status = 'queued'
 `
 
 func (q *Queries) StillQueued(ctx context.Context, ids []int64) ([]int64, error) {

@@ -1,0 +1,141 @@
+-- From a trigger to the notifications of its recipients.
+
+-- name: FindWorkflow :one
+-- workflows_identifier_idx.
+SELECT w.id, w.identifier, w.name, w.active, w.payload_schema, w.validate_payload FROM pgautomate.workflows w
+ WHERE w.organization_id = @organization_id AND w.identifier = @identifier AND w.deleted_at IS NULL;
+
+-- name: WorkflowSteps :many
+-- workflow_steps_workflow_idx.
+SELECT s.id, s.step_id, s.name, s.type, s.wire_type, s.position, s.active, s.stop_on_fail, s.controls, s.settings, s.filters, s.variants, s.variables
+  FROM pgautomate.workflow_steps s WHERE s.workflow_id = @workflow_id AND s.retired_at IS NULL ORDER BY s.position;
+
+-- name: FindTenant :one
+-- tenants_organization_id_identifier_key, workflow_overrides_workflow_id_tenant_id_key.
+SELECT t.id, o.active FROM pgautomate.tenants t
+  LEFT JOIN pgautomate.workflow_overrides o ON o.tenant_id = t.id AND o.workflow_id = @workflow_id
+ WHERE t.organization_id = @organization_id AND t.identifier = @identifier;
+
+-- name: UpsertTenant :one
+INSERT INTO pgautomate.tenants AS t (organization_id, identifier, name, data)
+VALUES (@organization_id, @identifier, coalesce(sqlc.narg(name)::text, ''), sqlc.narg(data))
+ON CONFLICT (organization_id, identifier) DO UPDATE
+   SET name = coalesce(sqlc.narg(name), t.name), data = coalesce(sqlc.narg(data), t.data), updated_at = now()
+RETURNING t.id;
+
+-- name: InsertEvent :one
+-- No row: that transactionId was there before. notification_events_organization_id_transaction_id_key.
+INSERT INTO pgautomate.notification_events (organization_id, workflow_id, transaction_id, step_ids, recipients, topics, broadcast,
+                                            payload, overrides, actor, tenant_id, attachments, cause)
+VALUES (@organization_id, @workflow_id, @transaction_id, @step_ids::bigint[], @recipients, @topics, @broadcast,
+        @payload, @overrides, sqlc.narg(actor), sqlc.narg(tenant_id), @attachments, sqlc.narg(cause))
+ON CONFLICT (organization_id, transaction_id) DO NOTHING
+RETURNING id;
+
+-- name: EventExists :one
+SELECT EXISTS (SELECT FROM pgautomate.notification_events e WHERE e.organization_id = @organization_id AND e.transaction_id = @transaction_id);
+
+-- name: LockEvent :one
+-- Primary key.
+SELECT e.id, e.organization_id, e.workflow_id, e.recipients, e.topics, e.broadcast, e.actor, e.status, e.topic_no, e.topic_after, e.error
+  FROM pgautomate.notification_events e WHERE e.id = @id FOR UPDATE;
+
+-- name: EventProgress :exec
+UPDATE pgautomate.notification_events
+   SET recipients = CASE WHEN @recipients_done::boolean THEN '[]' ELSE recipients END,
+       topic_no = @topic_no, topic_after = @topic_after, fanned_out = fanned_out + @made::bigint,
+       error = coalesce(sqlc.narg(error), error)
+ WHERE id = @id;
+
+-- name: EventDone :exec
+UPDATE pgautomate.notification_events SET status = 'done', finished_at = clock_timestamp() WHERE id = @id;
+
+-- name: MakeNotifications :one
+SELECT pgautomate.make_notifications(@event_id::bigint, @nos::bigint[], @ids::text[], sqlc.narg(topic)::text)::integer AS made;
+
+-- name: FindTopic :one
+-- topics_organization_id_key_key.
+SELECT t.id FROM pgautomate.topics t WHERE t.organization_id = @organization_id AND t.key = @key;
+
+-- name: TopicMembers :many
+-- The next members of a topic. topic_subscribers_walk_idx.
+SELECT m.id, m.subscriber_no, s.subscriber_id, (s.deleted_at IS NOT NULL OR s.subscriber_id = ANY (@without::text[]))::boolean AS left_out
+  FROM pgautomate.topic_subscribers m JOIN pgautomate.subscribers s ON s.id = m.subscriber_no
+ WHERE m.topic_id = @topic_id AND m.id > @after ORDER BY m.id LIMIT @most::bigint;
+
+-- name: AllSubscribers :many
+-- The next of all subscribers. subscribers_live_idx.
+SELECT s.id, s.subscriber_id FROM pgautomate.subscribers s
+ WHERE s.organization_id = @organization_id AND s.id > @after AND s.deleted_at IS NULL ORDER BY s.id LIMIT @most::bigint;
+
+-- name: UpsertSubscribers :exec
+-- Makes those that are missing, changes those of whom something new is said; the
+-- others are not touched, nor locked. Who was deleted begins anew.
+-- subscribers_organization_id_subscriber_id_key.
+INSERT INTO pgautomate.subscribers AS s (organization_id, subscriber_id, first_name, last_name, email, phone, avatar, locale, timezone, data)
+SELECT @organization_id, r.subscriber_id, nullif(r.first_name, ''), nullif(r.last_name, ''), nullif(r.email, ''), nullif(r.phone, ''),
+       nullif(r.avatar, ''), nullif(r.locale, ''), nullif(r.timezone, ''), r.data
+  FROM jsonb_to_recordset(@recipients::jsonb) AS r (subscriber_id text, first_name text, last_name text, email text, phone text, avatar text,
+                                           locale text, timezone text, data jsonb)
+  LEFT JOIN pgautomate.subscribers o ON o.organization_id = @organization_id AND o.subscriber_id = r.subscriber_id
+ WHERE o.id IS NULL OR o.deleted_at IS NOT NULL
+    OR nullif(r.first_name, '') <> coalesce(o.first_name, '') OR nullif(r.last_name, '') <> coalesce(o.last_name, '')
+    OR nullif(r.email, '') <> coalesce(o.email, '') OR nullif(r.phone, '') <> coalesce(o.phone, '')
+    OR nullif(r.avatar, '') <> coalesce(o.avatar, '') OR nullif(r.locale, '') <> coalesce(o.locale, '')
+    OR nullif(r.timezone, '') <> coalesce(o.timezone, '') OR r.data IS DISTINCT FROM coalesce(o.data, 'null') AND r.data IS NOT NULL
+ ORDER BY r.subscriber_id
+ON CONFLICT (organization_id, subscriber_id) DO UPDATE
+   SET first_name = coalesce(excluded.first_name, CASE WHEN s.deleted_at IS NULL THEN s.first_name END),
+       last_name = coalesce(excluded.last_name, CASE WHEN s.deleted_at IS NULL THEN s.last_name END),
+       email = coalesce(excluded.email, CASE WHEN s.deleted_at IS NULL THEN s.email END),
+       phone = coalesce(excluded.phone, CASE WHEN s.deleted_at IS NULL THEN s.phone END),
+       avatar = coalesce(excluded.avatar, CASE WHEN s.deleted_at IS NULL THEN s.avatar END),
+       locale = coalesce(excluded.locale, CASE WHEN s.deleted_at IS NULL THEN s.locale END),
+       timezone = coalesce(excluded.timezone, CASE WHEN s.deleted_at IS NULL THEN s.timezone END),
+       data = coalesce(excluded.data, CASE WHEN s.deleted_at IS NULL THEN s.data END),
+       channels = CASE WHEN s.deleted_at IS NULL THEN s.channels ELSE '[]' END,
+       created_at = CASE WHEN s.deleted_at IS NULL THEN s.created_at ELSE now() END,
+       deleted_at = NULL, updated_at = now();
+
+-- name: UnsetEmails :exec
+UPDATE pgautomate.subscribers SET email = NULL, updated_at = now()
+ WHERE organization_id = @organization_id AND subscriber_id = ANY (@ids::text[]) AND email IS NOT NULL;
+
+-- name: SubscriberNumbers :many
+SELECT s.id, s.subscriber_id FROM pgautomate.subscribers s
+ WHERE s.organization_id = @organization_id AND s.subscriber_id = ANY (@ids::text[]) AND s.deleted_at IS NULL;
+
+-- name: SubscriberChannels :one
+SELECT s.channels FROM pgautomate.subscribers s
+ WHERE s.organization_id = @organization_id AND s.subscriber_id = @subscriber_id AND s.deleted_at IS NULL FOR UPDATE;
+
+-- name: SetSubscriberChannels :exec
+UPDATE pgautomate.subscribers SET channels = @channels, updated_at = now()
+ WHERE organization_id = @organization_id AND subscriber_id = @subscriber_id;
+
+-- name: PreferencesOf :many
+-- preferences_pkey.
+SELECT p.workflow_id, p.enabled, p.channels FROM pgautomate.preferences p
+ WHERE p.subscriber_no = @subscriber_no AND p.workflow_id IN (0, @workflow_id);
+
+-- name: TenantOf :one
+-- Primary key, workflow_overrides_workflow_id_tenant_id_key.
+SELECT t.identifier, t.name, t.data, o.preference_settings FROM pgautomate.tenants t
+  LEFT JOIN pgautomate.workflow_overrides o ON o.tenant_id = t.id AND o.workflow_id = @workflow_id
+ WHERE t.id = @id;
+
+-- name: SubscriberDocument :one
+SELECT to_jsonb(s.*) AS subscriber FROM pgautomate.subscribers s
+ WHERE s.organization_id = @organization_id AND s.subscriber_id = @subscriber_id AND s.deleted_at IS NULL;
+
+-- name: StepMessage :one
+-- What an earlier step of the notification sent. messages_notification_idx.
+SELECT m.read, m.seen FROM pgautomate.messages m JOIN pgautomate.notification_jobs j ON j.id = m.job_id
+ WHERE m.notification_id = @notification_id AND j.step_id = @step_id LIMIT 1;
+
+-- name: SubscriberSuppression :one
+-- suppressions_subscriber_idx.
+SELECT x.reason FROM pgautomate.suppressions x
+ WHERE x.organization_id = @organization_id AND x.subscriber_id = @subscriber_id
+   AND (x.channel IS NULL OR x.channel IN ('*', @channel::text))
+ ORDER BY (x.channel = @channel) DESC NULLS LAST, x.id LIMIT 1;

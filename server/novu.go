@@ -1,0 +1,351 @@
+package server
+
+// Novu's wire: how its routes are read and answered, so that its SDKs work against
+// this server unchanged. Bodies are read leniently, members that mean nothing here
+// are ignored, answers stand in {"data": …}, and a member without a value is left out.
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"io"
+	"net/http"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/danielgtaylor/huma/v2"
+	"github.com/jackc/pgx/v5"
+
+	"github.com/pgautomate/pgautomate/db/dbq"
+	"github.com/pgautomate/pgautomate/notification"
+)
+
+// obj is a JSON object of an answer.
+type obj = map[string]any
+
+// call is one request to a route of Novu's.
+type call struct {
+	*http.Request
+
+	s    *Server
+	ctx  context.Context
+	org  string
+	body []byte
+}
+
+// wire is one route of Novu's.
+type wire struct {
+	method, path, id, summary, tag string
+	most                           int64 // bytes of the body; default maxBody
+	query                          []string
+	handle                         func(c *call) (status int, data any, err error)
+}
+
+var pathParam = regexp.MustCompile(`\{(\w+)\}`)
+
+// novu registers routes and describes them.
+func (s *Server) novu(mux *http.ServeMux, routes ...wire) {
+	for _, w := range routes {
+		if w.most == 0 {
+			w.most = maxBody
+		}
+		mux.Handle(w.method+" "+w.path, s.serveNovu(w))
+		s.describe(w)
+	}
+}
+
+func (s *Server) describe(w wire) {
+	op := &huma.Operation{
+		OperationID: w.id, Method: w.method, Path: w.path, Summary: w.summary, Tags: []string{w.tag},
+		Responses: map[string]*huma.Response{"2XX": {
+			Description: "As Novu answers, in {\"data\": …}.",
+			Content:     map[string]*huma.MediaType{"application/json": {Schema: &huma.Schema{Type: huma.TypeObject}}},
+		}},
+		Security: []map[string][]string{{"key": {}}, {"bearer": {}}},
+	}
+	for _, m := range pathParam.FindAllStringSubmatch(w.path, -1) {
+		op.Parameters = append(op.Parameters, &huma.Param{Name: m[1], In: "path", Required: true, Schema: &huma.Schema{Type: huma.TypeString}})
+	}
+	for _, name := range w.query {
+		op.Parameters = append(op.Parameters, &huma.Param{Name: name, In: "query", Schema: &huma.Schema{Type: huma.TypeString}})
+	}
+	if w.method != http.MethodGet {
+		op.RequestBody = &huma.RequestBody{Content: map[string]*huma.MediaType{"application/json": {Schema: &huma.Schema{Type: huma.TypeObject}}}}
+	}
+	s.api.OpenAPI().AddOperation(op)
+}
+
+func (s *Server) serveNovu(w wire) http.Handler {
+	return http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+		fail := func(err error) {
+			var p *problem
+			if !errors.As(s.toProblem(r.Context(), fromRefused(err)), &p) {
+				p = internalError(requestID(r.Context()))
+			}
+			p.write(rw, r)
+		}
+		c := &call{Request: r, s: s, ctx: r.Context()}
+		var err error
+		o := OrgParam{OrganizationQuery: r.URL.Query().Get("organization_id"), OrganizationHeader: r.Header.Get("X-Organization-Id")}
+		if c.org, err = writer(c.ctx, &o, ""); err != nil {
+			fail(err)
+			return
+		}
+		if c.body, err = io.ReadAll(http.MaxBytesReader(rw, r.Body, w.most)); err != nil {
+			if _, large := errors.AsType[*http.MaxBytesError](err); large {
+				err = problemf(http.StatusRequestEntityTooLarge, "the body is too large: send at most %d KiB", w.most>>10)
+			} else {
+				err = problemf(http.StatusBadRequest, "the body did not arrive: send it again")
+			}
+			fail(err)
+			return
+		}
+		status, data, err := w.handle(c)
+		if err != nil {
+			fail(err)
+			return
+		}
+		if status == http.StatusNoContent {
+			rw.WriteHeader(status)
+			return
+		}
+		rw.Header().Set("Content-Type", "application/json")
+		rw.WriteHeader(status)
+		_ = json.NewEncoder(rw).Encode(obj{"data": data}) //nolint:errchkjson // nobody is left to be told
+	})
+}
+
+// fromRefused gives package notification's refusals their body.
+func fromRefused(err error) error {
+	r, ok := errors.AsType[*notification.Refused](err)
+	if !ok {
+		return err
+	}
+	p := &problem{status: r.Status, message: r.Message, messages: r.Messages}
+	if p.message == "" && len(r.Messages) > 0 {
+		p.message = r.Messages[0]
+	}
+	for field, messages := range r.Fields {
+		if p.fields == nil {
+			p.fields = map[string]*FieldError{}
+		}
+		p.fields[field] = &FieldError{Code: "invalid", Messages: messages}
+	}
+	for _, e := range r.Errors {
+		p.list = append(p.list, e)
+	}
+	return p
+}
+
+// read decodes the body; one that is no JSON is a 400.
+func (c *call) read(into any) error {
+	if len(c.body) == 0 {
+		return problemf(http.StatusBadRequest, "send a JSON object as the body")
+	}
+	if err := json.Unmarshal(c.body, into); err != nil {
+		if kind, ok := errors.AsType[*json.UnmarshalTypeError](err); ok {
+			return refuse(http.StatusBadRequest, kind.Field+" must be "+kindWord(kind.Type.Kind().String()))
+		}
+		return problemf(http.StatusBadRequest, "the body is not JSON: %s", clip(err.Error()))
+	}
+	return nil
+}
+
+func kindWord(kind string) string {
+	switch kind {
+	case "slice":
+		return "an array"
+	case "map", "struct":
+		return "an object"
+	case "bool":
+		return "a boolean value"
+	case "int", "float64", "int32", "int64":
+		return "a number"
+	default:
+		return "a string"
+	}
+}
+
+// refuse is an error whose message is a list, as Novu's validation says it.
+func refuse(status int, messages ...string) error {
+	return &problem{status: status, message: messages[0], messages: messages}
+}
+
+func (c *call) query(name string) string { return c.URL.Query().Get(name) }
+
+// all are the values of a repeated parameter, with or without [].
+func (c *call) all(name string) []string {
+	q := c.URL.Query()
+	out := slices.Concat(q[name], q[name+"[]"])
+	if out == nil {
+		out = []string{}
+	}
+	return out
+}
+
+func (c *call) number(name string, otherwise, most int) (int32, error) {
+	text := c.query(name)
+	if text == "" {
+		return int32(otherwise), nil
+	}
+	n, err := strconv.Atoi(text)
+	if err != nil || n < 0 || n > most {
+		return 0, refuse(http.StatusBadRequest, name+" must be a number from 0 to "+strconv.Itoa(most))
+	}
+	return int32(n), nil
+}
+
+// paging reads page and limit.
+func (c *call) paging(limit, most int) (page, size int32, err error) {
+	if page, err = c.number("page", 0, 1_000_000); err != nil {
+		return 0, 0, err
+	}
+	if size, err = c.number("limit", limit, most); err != nil {
+		return 0, 0, err
+	}
+	if size == 0 {
+		size = int32(limit)
+	}
+	return page, size, nil
+}
+
+// flag reads a boolean parameter; nil when it is not there.
+func (c *call) flag(name string) *bool {
+	switch c.query(name) {
+	case "true":
+		t := true
+		return &t
+	case "false":
+		f := false
+		return &f
+	default:
+		return nil
+	}
+}
+
+func wireTime(t time.Time) string { return t.UTC().Format("2006-01-02T15:04:05.000Z") }
+
+// put adds a member unless its value is none.
+func put(m obj, name string, value any) {
+	switch v := value.(type) {
+	case nil:
+		return
+	case *string:
+		if v == nil {
+			return
+		}
+		value = *v
+	case *bool:
+		if v == nil {
+			return
+		}
+		value = *v
+	case *time.Time:
+		if v == nil {
+			return
+		}
+		value = wireTime(*v)
+	case time.Time:
+		value = wireTime(v)
+	case json.RawMessage:
+		if len(v) == 0 || string(v) == "null" {
+			return
+		}
+	}
+	m[name] = value
+}
+
+func itoa(n int64) string { return strconv.FormatInt(n, 10) }
+
+// number reads an id of ours; nil for any other text.
+func idNumber(text string) *int64 {
+	if n, err := strconv.ParseInt(text, 10, 64); err == nil && n > 0 {
+		return &n
+	}
+	return nil
+}
+
+// cursors reads after and before, ids in base64.
+func (c *call) cursors() (after, before int64, err error) {
+	for name, into := range map[string]*int64{"after": &after, "before": &before} {
+		raw, err := decodeCursor(c.query(name))
+		if err != nil {
+			return 0, 0, refuse(http.StatusBadRequest, name+" is no cursor of ours")
+		}
+		if raw != "" {
+			n := idNumber(raw)
+			if n == nil {
+				return 0, 0, refuse(http.StatusBadRequest, name+" is no cursor of ours")
+			}
+			*into = *n
+		}
+	}
+	return after, before, nil
+}
+
+// cursorPage is a v2 page of rows, newest first, of which there may be one more than
+// limit. The page after is that of older rows: "next" is given as before.
+func cursorPage[R any](rows []R, limit int32, total int64, id func(*R) int64, show func(*R) obj) obj {
+	more := len(rows) > int(limit)
+	if more {
+		rows = rows[:limit]
+	}
+	list := make([]obj, 0, len(rows))
+	for i := range rows {
+		list = append(list, show(&rows[i]))
+	}
+	var next any
+	if more {
+		next = encodeCursor(itoa(id(&rows[len(rows)-1])))
+	}
+	return obj{"data": list, "next": next, "previous": nil, "totalCount": total, "totalCountCapped": false}
+}
+
+// transaction runs do in one transaction.
+func (c *call) transaction(do func(q *dbq.Queries) error) error {
+	return c.s.inTx(c.ctx, do)
+}
+
+func none(err error) bool { return errors.Is(err, pgx.ErrNoRows) }
+
+func slugOf(name string) string {
+	var b strings.Builder
+	dash := false
+	for _, r := range strings.ToLower(strings.TrimSpace(name)) {
+		if r >= 'a' && r <= 'z' || r >= '0' && r <= '9' || r == '_' {
+			if dash && b.Len() > 0 {
+				b.WriteByte('-')
+			}
+			b.WriteRune(r)
+			dash = false
+			continue
+		}
+		dash = true
+	}
+	if b.Len() == 0 {
+		return "workflow"
+	}
+	return b.String()
+}
+
+func (s *Server) registerNovu(mux *http.ServeMux) {
+	s.registerEvents(mux)
+	s.registerSubscribers(mux)
+	s.registerTopics(mux)
+	s.registerWorkflows(mux)
+	s.registerActivity(mux)
+	s.registerFeed(mux)
+	s.registerSettings(mux)
+}
+
+// randomSuffix tells things of one name apart.
+func randomSuffix() string {
+	var raw [3]byte
+	_, _ = rand.Read(raw[:])
+	return hex.EncodeToString(raw[:])
+}

@@ -1,0 +1,315 @@
+package server
+
+// What else the SDKs ask for: environments, integrations, tenants, and what a
+// workflow is for one of them.
+
+import (
+	"encoding/json"
+	"net/http"
+
+	"github.com/jackc/pgerrcode"
+
+	"github.com/pgautomate/pgautomate/db/dbq"
+	"github.com/pgautomate/pgautomate/notification"
+)
+
+func (s *Server) registerSettings(mux *http.ServeMux) {
+	s.novu(mux,
+		wire{method: http.MethodGet, path: "/v1/environments", id: "list-environments", summary: "The organization, as its one environment", tag: "settings", handle: func(c *call) (int, any, error) {
+			return http.StatusOK, []obj{{"_id": c.org, "name": c.org, "_organizationId": c.org, "identifier": c.org, "slug": c.org}}, nil
+		}},
+		wire{method: http.MethodGet, path: "/v1/integrations", id: "list-integrations", summary: "List integrations", tag: "settings", handle: func(c *call) (int, any, error) { return c.integrations(false) }},
+		wire{method: http.MethodGet, path: "/v1/integrations/active", id: "list-active-integrations", summary: "List active integrations", tag: "settings", handle: func(c *call) (int, any, error) { return c.integrations(true) }},
+		wire{method: http.MethodPost, path: "/v1/integrations", id: "create-integration", summary: "Add an integration", tag: "settings", handle: createIntegration},
+		wire{method: http.MethodPut, path: "/v1/integrations/{integrationId}", id: "update-integration", summary: "Change an integration", tag: "settings", handle: updateIntegration},
+		wire{method: http.MethodDelete, path: "/v1/integrations/{integrationId}", id: "delete-integration", summary: "Remove an integration", tag: "settings", handle: deleteIntegration},
+		wire{method: http.MethodPost, path: "/v1/integrations/{integrationId}/set-primary", id: "set-primary-integration", summary: "Use an integration first", tag: "settings", handle: setPrimary},
+		wire{method: http.MethodPost, path: "/v1/tenants", id: "create-tenant", summary: "Add a tenant", tag: "settings", handle: createTenant},
+		wire{method: http.MethodGet, path: "/v1/tenants", id: "list-tenants", summary: "List tenants", tag: "settings", handle: listTenants},
+		wire{method: http.MethodGet, path: "/v1/tenants/{identifier}", id: "get-tenant", summary: "Get a tenant", tag: "settings", handle: getTenant},
+		wire{method: http.MethodPatch, path: "/v1/tenants/{identifier}", id: "patch-tenant", summary: "Change a tenant", tag: "settings", handle: patchTenant},
+		wire{method: http.MethodDelete, path: "/v1/tenants/{identifier}", id: "delete-tenant", summary: "Delete a tenant", tag: "settings", handle: deleteTenant},
+		wire{method: http.MethodPost, path: "/v1/workflow-overrides", id: "create-workflow-override", summary: "Say what a workflow is for a tenant", tag: "settings", handle: createOverride},
+		wire{method: http.MethodPost, path: "/v1/notification-groups", id: "create-notification-group", summary: "Name a group of workflows", tag: "settings", handle: createGroup},
+	)
+}
+
+func showIntegration(i *dbq.PgautomateIntegration) obj {
+	m := obj{
+		"_id": itoa(i.ID), "_environmentId": i.OrganizationID, "_organizationId": i.OrganizationID, "name": i.Name, "identifier": i.Identifier,
+		"providerId": i.ProviderID, "channel": i.Channel, "credentials": i.Credentials, "active": i.Active, "deleted": false, "primary": i.IsPrimary,
+		"createdAt": wireTime(i.CreatedAt), "updatedAt": wireTime(i.UpdatedAt),
+	}
+	put(m, "conditions", i.Conditions)
+	return m
+}
+
+func (c *call) integrations(onlyActive bool) (int, any, error) {
+	rows, err := c.s.q.ApiListIntegrations(c.ctx, dbq.ApiListIntegrationsParams{OrganizationID: c.org, OnlyActive: onlyActive})
+	out := make([]obj, len(rows))
+	for i := range rows {
+		out[i] = showIntegration(&rows[i])
+	}
+	return http.StatusOK, out, err
+}
+
+func (c *call) integration(status int, id int64) (int, any, error) {
+	rows, err := c.s.q.ApiListIntegrations(c.ctx, dbq.ApiListIntegrationsParams{OrganizationID: c.org, ID: &id})
+	if err != nil {
+		return 0, nil, err
+	}
+	if len(rows) == 0 {
+		return 0, nil, notFound("integration", itoa(id))
+	}
+	return status, showIntegration(&rows[0]), nil
+}
+
+type integrationBody struct {
+	ProviderID  string          `json:"providerId"`
+	Channel     string          `json:"channel"`
+	Credentials json.RawMessage `json:"credentials"`
+	Active      *bool           `json:"active"`
+	Name        *string         `json:"name"`
+	Identifier  *string         `json:"identifier"`
+	Conditions  json.RawMessage `json:"conditions"`
+}
+
+func taken(err error, message string) error {
+	if isPG(err, pgerrcode.UniqueViolation) {
+		return refuse(http.StatusBadRequest, message)
+	}
+	if isPG(err, pgerrcode.CheckViolation) {
+		return refuse(http.StatusBadRequest, "channel must be one of email, sms, push, chat, in_app, and credentials an object")
+	}
+	return err
+}
+
+func createIntegration(c *call) (int, any, error) {
+	var b integrationBody
+	if err := c.read(&b); err != nil {
+		return 0, nil, err
+	}
+	if b.ProviderID == "" || b.Channel == "" {
+		return 0, nil, refuse(http.StatusBadRequest, "providerId and channel should not be empty")
+	}
+	p := dbq.ApiInsertIntegrationParams{
+		OrganizationID: c.org, Name: b.ProviderID, ProviderID: b.ProviderID, Channel: b.Channel, Credentials: orObject(b.Credentials),
+		Conditions: b.Conditions, Active: b.Active == nil || *b.Active,
+	}
+	if b.Name != nil {
+		p.Name = *b.Name
+	}
+	if b.Identifier != nil {
+		p.Identifier = *b.Identifier
+	}
+	id, err := c.s.q.ApiInsertIntegration(c.ctx, p)
+	if err != nil {
+		return 0, nil, taken(err, "there is an integration with this identifier already: choose another")
+	}
+	return c.integration(http.StatusCreated, id)
+}
+
+func (c *call) integrationID() (int64, error) {
+	if id := idNumber(c.PathValue("integrationId")); id != nil {
+		return *id, nil
+	}
+	return 0, notFound("integration", c.PathValue("integrationId"))
+}
+
+func updateIntegration(c *call) (int, any, error) {
+	var b integrationBody
+	if err := c.read(&b); err != nil {
+		return 0, nil, err
+	}
+	id, err := c.integrationID()
+	if err != nil {
+		return 0, nil, err
+	}
+	_, err = c.s.q.ApiUpdateIntegration(c.ctx, dbq.ApiUpdateIntegrationParams{
+		OrganizationID: c.org, ID: id, Name: b.Name, Identifier: b.Identifier, Credentials: b.Credentials, Active: b.Active, Conditions: b.Conditions,
+	})
+	if err != nil {
+		return 0, nil, taken(err, "there is an integration with this identifier already: choose another")
+	}
+	return c.integration(http.StatusOK, id)
+}
+
+func deleteIntegration(c *call) (int, any, error) {
+	id, err := c.integrationID()
+	if err != nil {
+		return 0, nil, err
+	}
+	n, err := c.s.q.ApiDeleteIntegration(c.ctx, dbq.ApiDeleteIntegrationParams{OrganizationID: c.org, ID: id})
+	if err == nil && n == 0 {
+		err = notFound("integration", itoa(id))
+	}
+	if err != nil {
+		return 0, nil, err
+	}
+	return c.integrations(false)
+}
+
+func setPrimary(c *call) (int, any, error) {
+	id, err := c.integrationID()
+	if err != nil {
+		return 0, nil, err
+	}
+	if _, _, err := c.integration(0, id); err != nil {
+		return 0, nil, err
+	}
+	err = c.transaction(func(q *dbq.Queries) error {
+		if err := q.ApiClearPrimary(c.ctx, id); err != nil {
+			return err
+		}
+		_, err := q.ApiSetPrimary(c.ctx, dbq.ApiSetPrimaryParams{OrganizationID: c.org, ID: id})
+		return err
+	})
+	if err != nil {
+		return 0, nil, err
+	}
+	return c.integration(http.StatusCreated, id)
+}
+
+// Tenants.
+
+type tenantBody struct {
+	Identifier string          `json:"identifier"`
+	Name       *string         `json:"name"`
+	Data       json.RawMessage `json:"data"`
+}
+
+func showTenant(t *dbq.PgautomateTenant) obj {
+	m := obj{
+		"_id": itoa(t.ID), "identifier": t.Identifier, "name": t.Name, "_organizationId": t.OrganizationID, "_environmentId": t.OrganizationID,
+		"createdAt": wireTime(t.CreatedAt), "updatedAt": wireTime(t.UpdatedAt),
+	}
+	put(m, "data", t.Data)
+	return m
+}
+
+func (c *call) tenant(id string) (*dbq.PgautomateTenant, error) {
+	t, err := c.s.q.ApiGetTenant(c.ctx, dbq.ApiGetTenantParams{OrganizationID: c.org, Identifier: id})
+	if none(err) {
+		return nil, problemf(http.StatusNotFound, "Tenant with identifier: %s is not exists under environment %s", clip(id), c.org)
+	}
+	return &t, err
+}
+
+func (c *call) saveTenant(status int, b *tenantBody) (int, any, error) {
+	_, err := c.s.q.UpsertTenant(c.ctx, dbq.UpsertTenantParams{OrganizationID: c.org, Identifier: b.Identifier, Name: b.Name, Data: b.Data})
+	if err != nil {
+		return 0, nil, err
+	}
+	t, err := c.tenant(b.Identifier)
+	if err != nil {
+		return 0, nil, err
+	}
+	return status, showTenant(t), nil
+}
+
+func createTenant(c *call) (int, any, error) {
+	var b tenantBody
+	if err := c.read(&b); err != nil {
+		return 0, nil, err
+	}
+	if !notification.ValidID(b.Identifier) {
+		return 0, nil, refuse(http.StatusBadRequest, "identifier should not be empty")
+	}
+	if _, err := c.tenant(b.Identifier); err == nil {
+		return 0, nil, conflict("Tenant with identifier: %s already exists under environment %s", clip(b.Identifier), c.org)
+	}
+	return c.saveTenant(http.StatusCreated, &b)
+}
+
+func patchTenant(c *call) (int, any, error) {
+	var b tenantBody
+	if err := c.read(&b); err != nil {
+		return 0, nil, err
+	}
+	t, err := c.tenant(c.PathValue("identifier"))
+	if err != nil {
+		return 0, nil, err
+	}
+	b.Identifier = t.Identifier
+	return c.saveTenant(http.StatusOK, &b)
+}
+
+func getTenant(c *call) (int, any, error) {
+	t, err := c.tenant(c.PathValue("identifier"))
+	if err != nil {
+		return 0, nil, err
+	}
+	return http.StatusOK, showTenant(t), nil
+}
+
+func listTenants(c *call) (int, any, error) {
+	page, size, err := c.paging(10, 100)
+	if err != nil {
+		return 0, nil, err
+	}
+	rows, err := c.s.q.ApiListTenants(c.ctx, dbq.ApiListTenantsParams{OrganizationID: c.org, MaxRows: size + 1, Skip: page * size})
+	if err != nil {
+		return 0, nil, err
+	}
+	data := []obj{}
+	for i := range rows[:min(len(rows), int(size))] {
+		data = append(data, showTenant(&rows[i]))
+	}
+	return http.StatusOK, obj{"page": page, "pageSize": size, "hasMore": len(rows) > int(size), "data": data}, nil
+}
+
+func deleteTenant(c *call) (int, any, error) {
+	t, err := c.tenant(c.PathValue("identifier"))
+	if err != nil {
+		return 0, nil, err
+	}
+	_, err = c.s.q.ApiDeleteTenant(c.ctx, dbq.ApiDeleteTenantParams{OrganizationID: c.org, Identifier: t.Identifier})
+	return http.StatusNoContent, nil, err
+}
+
+func createOverride(c *call) (int, any, error) {
+	var b struct {
+		WorkflowID         string          `json:"workflowId"`
+		TenantID           string          `json:"tenantId"`
+		Active             *bool           `json:"active"`
+		PreferenceSettings json.RawMessage `json:"preferenceSettings"`
+	}
+	if err := c.read(&b); err != nil {
+		return 0, nil, err
+	}
+	w, err := c.s.workflow(c.ctx, c.org, b.WorkflowID)
+	if err != nil {
+		return 0, nil, err
+	}
+	t, err := c.tenant(b.TenantID)
+	if err != nil {
+		return 0, nil, err
+	}
+	o, err := c.s.q.ApiPutOverride(c.ctx, dbq.ApiPutOverrideParams{
+		WorkflowID: w.ID, TenantID: t.ID, Active: b.Active, PreferenceSettings: b.PreferenceSettings,
+	})
+	if err != nil {
+		return 0, nil, err
+	}
+	m := obj{
+		"_id": itoa(o.ID), "_organizationId": c.org, "_environmentId": c.org, "_workflowId": itoa(w.ID), "_tenantId": itoa(t.ID), "deleted": false,
+		"createdAt": wireTime(o.CreatedAt), "updatedAt": wireTime(o.UpdatedAt),
+	}
+	put(m, "active", o.Active)
+	put(m, "preferenceSettings", o.PreferenceSettings)
+	return http.StatusCreated, m, nil
+}
+
+// createGroup gives a name back as an id: groups are nothing but names here.
+func createGroup(c *call) (int, any, error) {
+	var b struct {
+		Name string `json:"name"`
+	}
+	if err := c.read(&b); err != nil {
+		return 0, nil, err
+	}
+	if b.Name == "" {
+		return 0, nil, refuse(http.StatusBadRequest, "name should not be empty")
+	}
+	return http.StatusCreated, obj{"_id": b.Name, "name": b.Name, "_organizationId": c.org, "_environmentId": c.org}, nil
+}
