@@ -224,28 +224,29 @@ func New(ctx context.Context, cfg Config) (*Engine, error) {
 		Pool: e.pool, Changed: func() { e.scheduler.Wake() }, Logger: cfg.Logger,
 		CanFire: e.canFire, Meeting: e.meeting, AskEvery: cfg.AskEvery,
 	}
-	e.registry, err = jobs.Defaults(jobs.Config{
-		SMTP:    jobs.SMTP{URL: cfg.SMTPURL, From: cfg.EmailFrom},
-		Webhook: jobs.Webhook{Secret: cfg.WebhookSecret, Allow: cfg.WebhookAllow},
-		Store:   e.store,
-		Queries: e.queries, Integrations: integrations{e.pool},
-		Replies: e.waits, Awaiting: e.waits,
-		Logger: cfg.Logger,
-	})
-	if err != nil {
-		return nil, err
-	}
 	if e.attachments, err = notification.OpenBucket(ctx, cfg.AttachmentsURL); err != nil {
 		return nil, err
 	}
 	e.notifications = &notification.Service{
-		Pool: e.pool, River: lateRiver{e}, Logger: cfg.Logger, Senders: e.registry, Integrations: integrations{e.pool},
+		Pool: e.pool, River: lateRiver{e}, Logger: cfg.Logger, Integrations: integrations{e.pool},
 		Location: e.zones.Location, Attachments: e.attachments, Changed: func() {
 			if e.scheduler != nil {
 				e.scheduler.Wake()
 			}
 		},
 	}
+	e.registry, err = jobs.Defaults(jobs.Config{
+		SMTP:    jobs.SMTP{URL: cfg.SMTPURL, From: cfg.EmailFrom},
+		Webhook: jobs.Webhook{Secret: cfg.WebhookSecret, Allow: cfg.WebhookAllow},
+		Store:   e.store,
+		Queries: e.queries, Integrations: integrations{e.pool},
+		Replies: e.waits, Awaiting: e.waits, Notifier: e.notifications,
+		Logger: cfg.Logger,
+	})
+	if err != nil {
+		return nil, err
+	}
+	e.notifications.Senders = e.registry
 	e.metrics.refresh = e.refreshMetrics
 	ok = true
 	return e, nil
@@ -432,6 +433,7 @@ func (e *Engine) prepareRiver() error {
 	river.AddWorker(workers, e.backfills)
 	jobs.AddWorker(workers, e.notifications.WorkEvent)
 	jobs.AddWorker(workers, e.notifications.WorkCancel)
+	jobs.AddWorker(workers, e.notifications.WorkRequest)
 	config := &river.Config{
 		Schema:  db.Schema,
 		Logger:  db.Quiet(e.logger),
@@ -569,7 +571,7 @@ func (e *Engine) Run(ctx context.Context) error {
 	if e.cfg.has(SchedulerPart) {
 		group.Go(func() error { return e.scheduler.Run(parts) })
 		group.Go(func() error { e.waits.Tend(parts); return nil })
-		group.Go(func() error { e.sweepAttachments(parts); return nil })
+		group.Go(func() error { e.sweepNotifications(parts); return nil })
 	}
 	if e.cfg.has(WorkersPart) {
 		group.Go(func() error { e.backfills.Run(parts); return nil })

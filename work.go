@@ -202,17 +202,22 @@ func (e *Engine) replied(ctx context.Context, job *river.Job[jobs.RepliedArgs]) 
 	return e.waits.Replied(ctx, job.Args.OrganizationID, job.Args.ObjectType, job.Args.IDs)
 }
 
-// sweepAttachments deletes what no notification needs any more, until ctx ends.
-func (e *Engine) sweepAttachments(ctx context.Context) {
+// sweepNotifications deletes what no notification needs any more, until ctx ends.
+func (e *Engine) sweepNotifications(ctx context.Context) {
 	t := time.NewTicker(time.Second)
 	defer t.Stop()
-	for {
+	for n := 0; ; n++ {
 		select {
 		case <-ctx.Done():
 			return
 		case <-t.C:
-			if err := e.notifications.SweepAttachments(ctx); err != nil && ctx.Err() == nil {
-				e.logger.WarnContext(ctx, "spent attachments are still kept", "error", err)
+			err := e.notifications.SweepAttachments(ctx)
+			if err == nil && n%60 == 0 {
+				q := dbq.New(e.pool)
+				err = errors.Join(q.DeleteOldKeys(ctx), q.DeleteOldRequests(ctx))
+			}
+			if err != nil && ctx.Err() == nil {
+				e.logger.WarnContext(ctx, "what notifications left behind is not deleted", "error", err)
 			}
 		}
 	}

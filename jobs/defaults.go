@@ -25,6 +25,8 @@ type Config struct {
 	Replies Replies
 	// Awaiting looks after what wait_until waits for.
 	Awaiting Awaiting
+	// Notifier carries out notify and in_app.
+	Notifier Notifier
 	// Logger gets the messages of log actions, at debug. Default slog.Default().
 	Logger *slog.Logger
 }
@@ -79,6 +81,8 @@ func Defaults(cfg Config) (*Registry, error) {
 		{"wait_for_reply", replyHandler{cfg.Store, cfg.Replies}, WithParams([]string{"timeout"}, "channel", "contact", "on_reply", "on_timeout"), ""},
 		{"wait_until", untilHandler{cfg.Store, cfg.Queries, cfg.Awaiting}, WithParams([]string{"query", "timeout"}, "on_match", "on_timeout"), ""},
 		{"branch", branchHandler{cfg.Store, cfg.Queries}, WithParams([]string{"arms"}, "else"), ""},
+		{"notify", notifyHandler{cfg.Notifier}, WithParams([]string{"workflow", "to"}, "payload"), ""},
+		{"in_app", inAppHandler{cfg.Notifier}, WithParams([]string{"subscriber", "body"}, "subject"), "in_app"},
 		{"move", newMove(cfg.Store), WithParams([]string{"stage"}, "pipeline", "restart"), ""},
 		{"exit", newExit(cfg.Store), WithParams(nil, "reason"), ""},
 		{"enter_stage", newEnterStage(cfg.Store), WithParams([]string{"pipeline", "stage"}, "lead"), ""},

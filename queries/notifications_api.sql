@@ -194,7 +194,7 @@ SELECT d.notification_id, d.job_id, d.detail_id, d.status, d.detail, d.source, d
 
 -- name: ApiListMessages :many
 -- messages_list_idx.
-SELECT m.*, w.identifier AS workflow_identifier FROM pgautomate.messages m JOIN pgautomate.workflows w ON w.id = m.workflow_id
+SELECT m.*, coalesce(w.identifier, '')::text AS workflow_identifier FROM pgautomate.messages m LEFT JOIN pgautomate.workflows w ON w.id = m.workflow_id
  WHERE m.organization_id = @organization_id AND m.deleted_at IS NULL
    AND (@channel::text = '' OR m.channel = @channel)
    AND (@subscriber_id::text = '' OR m.subscriber_id = @subscriber_id)

@@ -139,3 +139,27 @@ SELECT x.reason FROM pgautomate.suppressions x
  WHERE x.organization_id = @organization_id AND x.subscriber_id = @subscriber_id
    AND (x.channel IS NULL OR x.channel IN ('*', @channel::text))
  ORDER BY (x.channel = @channel) DESC NULLS LAST, x.id LIMIT 1;
+
+-- name: LockRequest :one
+-- Primary key.
+SELECT r.organization_id, r.workflow, r.recipients, r.payload, r.transaction_id FROM pgautomate.notification_requests r
+ WHERE r.id = @id AND r.finished_at IS NULL FOR UPDATE;
+
+-- name: AnswerRequest :exec
+UPDATE pgautomate.notification_requests SET answer = nullif(@answer::text, ''), error = nullif(@error::text, ''), finished_at = clock_timestamp() WHERE id = @id;
+
+-- name: DeleteOldRequests :exec
+-- notification_requests_finished_idx.
+DELETE FROM pgautomate.notification_requests WHERE id = ANY (ARRAY(
+    SELECT r.id FROM pgautomate.notification_requests r WHERE r.finished_at < now() - interval '30 days' LIMIT 5000));
+
+-- name: InsertInAppMessage :exec
+-- The message of an action of type in_app: its id stands for a job's, both come from one sequence.
+INSERT INTO pgautomate.messages AS m (organization_id, notification_id, job_id, workflow_id, subscriber_id, subscriber_no, transaction_id, channel, subject, content)
+SELECT @organization_id, 0, @action_id, 0, s.subscriber_id, s.id, @transaction_id, 'in_app', sqlc.narg(subject), @content
+  FROM pgautomate.subscribers s WHERE s.organization_id = @organization_id AND s.subscriber_id = @subscriber_id AND s.deleted_at IS NULL
+ON CONFLICT (job_id) DO UPDATE SET content = excluded.content, subject = excluded.subject, updated_at = clock_timestamp();
+
+-- name: NotifyFeed :exec
+SELECT pg_notify('pgautomate_messages', s.id::text) FROM pgautomate.subscribers s
+ WHERE s.organization_id = @organization_id AND s.subscriber_id = @subscriber_id;

@@ -802,7 +802,7 @@ func (q *Queries) ApiListIntegrations(ctx context.Context, arg ApiListIntegratio
 }
 
 const apiListMessages = `-- name: ApiListMessages :many
-SELECT m.id, m.organization_id, m.notification_id, m.job_id, m.workflow_id, m.subscriber_id, m.subscriber_no, m.transaction_id, m.channel, m.provider_id, m.recipient, m.subject, m.content, m.cta, m.payload, m.data, m.avatar, m.tags, m.status, m.error_id, m.error_text, m.read, m.seen, m.archived, m.read_at, m.seen_at, m.archived_at, m.snoozed_until, m.created_at, m.updated_at, m.deleted_at, w.identifier AS workflow_identifier FROM pgautomate.messages m JOIN pgautomate.workflows w ON w.id = m.workflow_id
+SELECT m.id, m.organization_id, m.notification_id, m.job_id, m.workflow_id, m.subscriber_id, m.subscriber_no, m.transaction_id, m.channel, m.provider_id, m.recipient, m.subject, m.content, m.cta, m.payload, m.data, m.avatar, m.tags, m.status, m.error_id, m.error_text, m.read, m.seen, m.archived, m.read_at, m.seen_at, m.archived_at, m.snoozed_until, m.created_at, m.updated_at, m.deleted_at, coalesce(w.identifier, '')::text AS workflow_identifier FROM pgautomate.messages m LEFT JOIN pgautomate.workflows w ON w.id = m.workflow_id
  WHERE m.organization_id = $1 AND m.deleted_at IS NULL
    AND ($2::text = '' OR m.channel = $2)
    AND ($3::text = '' OR m.subscriber_id = $3)

@@ -47,6 +47,32 @@ func (q *Queries) AllSubscribers(ctx context.Context, arg AllSubscribersParams) 
 	return items, nil
 }
 
+const answerRequest = `-- name: AnswerRequest :exec
+UPDATE pgautomate.notification_requests SET answer = nullif($1::text, ''), error = nullif($2::text, ''), finished_at = clock_timestamp() WHERE id = $3
+`
+
+type AnswerRequestParams struct {
+	Answer string
+	Error  string
+	ID     int64
+}
+
+func (q *Queries) AnswerRequest(ctx context.Context, arg AnswerRequestParams) error {
+	_, err := q.db.Exec(ctx, answerRequest, arg.Answer, arg.Error, arg.ID)
+	return err
+}
+
+const deleteOldRequests = `-- name: DeleteOldRequests :exec
+DELETE FROM pgautomate.notification_requests WHERE id = ANY (ARRAY(
+    SELECT r.id FROM pgautomate.notification_requests r WHERE r.finished_at < now() - interval '30 days' LIMIT 5000))
+`
+
+// notification_requests_finished_idx.
+func (q *Queries) DeleteOldRequests(ctx context.Context) error {
+	_, err := q.db.Exec(ctx, deleteOldRequests)
+	return err
+}
+
 const eventDone = `-- name: EventDone :exec
 UPDATE pgautomate.notification_events SET status = 'done', finished_at = clock_timestamp() WHERE id = $1
 `
@@ -226,6 +252,35 @@ func (q *Queries) InsertEvent(ctx context.Context, arg InsertEventParams) (int64
 	return id, err
 }
 
+const insertInAppMessage = `-- name: InsertInAppMessage :exec
+INSERT INTO pgautomate.messages AS m (organization_id, notification_id, job_id, workflow_id, subscriber_id, subscriber_no, transaction_id, channel, subject, content)
+SELECT $1, 0, $2, 0, s.subscriber_id, s.id, $3, 'in_app', $4, $5
+  FROM pgautomate.subscribers s WHERE s.organization_id = $1 AND s.subscriber_id = $6 AND s.deleted_at IS NULL
+ON CONFLICT (job_id) DO UPDATE SET content = excluded.content, subject = excluded.subject, updated_at = clock_timestamp()
+`
+
+type InsertInAppMessageParams struct {
+	OrganizationID string
+	ActionID       int64
+	TransactionID  string
+	Subject        *string
+	Content        *string
+	SubscriberID   string
+}
+
+// The message of an action of type in_app: its id stands for a job's, both come from one sequence.
+func (q *Queries) InsertInAppMessage(ctx context.Context, arg InsertInAppMessageParams) error {
+	_, err := q.db.Exec(ctx, insertInAppMessage,
+		arg.OrganizationID,
+		arg.ActionID,
+		arg.TransactionID,
+		arg.Subject,
+		arg.Content,
+		arg.SubscriberID,
+	)
+	return err
+}
+
 const lockEvent = `-- name: LockEvent :one
 SELECT e.id, e.organization_id, e.workflow_id, e.recipients, e.topics, e.broadcast, e.actor, e.status, e.topic_no, e.topic_after, e.error
   FROM pgautomate.notification_events e WHERE e.id = $1 FOR UPDATE
@@ -265,6 +320,33 @@ func (q *Queries) LockEvent(ctx context.Context, id int64) (LockEventRow, error)
 	return i, err
 }
 
+const lockRequest = `-- name: LockRequest :one
+SELECT r.organization_id, r.workflow, r.recipients, r.payload, r.transaction_id FROM pgautomate.notification_requests r
+ WHERE r.id = $1 AND r.finished_at IS NULL FOR UPDATE
+`
+
+type LockRequestRow struct {
+	OrganizationID string
+	Workflow       string
+	Recipients     json.RawMessage
+	Payload        json.RawMessage
+	TransactionID  string
+}
+
+// Primary key.
+func (q *Queries) LockRequest(ctx context.Context, id int64) (LockRequestRow, error) {
+	row := q.db.QueryRow(ctx, lockRequest, id)
+	var i LockRequestRow
+	err := row.Scan(
+		&i.OrganizationID,
+		&i.Workflow,
+		&i.Recipients,
+		&i.Payload,
+		&i.TransactionID,
+	)
+	return i, err
+}
+
 const makeNotifications = `-- name: MakeNotifications :one
 SELECT pgautomate.make_notifications($1::bigint, $2::bigint[], $3::text[], $4::text)::integer AS made
 `
@@ -286,6 +368,21 @@ func (q *Queries) MakeNotifications(ctx context.Context, arg MakeNotificationsPa
 	var made int32
 	err := row.Scan(&made)
 	return made, err
+}
+
+const notifyFeed = `-- name: NotifyFeed :exec
+SELECT pg_notify('pgautomate_messages', s.id::text) FROM pgautomate.subscribers s
+ WHERE s.organization_id = $1 AND s.subscriber_id = $2
+`
+
+type NotifyFeedParams struct {
+	OrganizationID string
+	SubscriberID   string
+}
+
+func (q *Queries) NotifyFeed(ctx context.Context, arg NotifyFeedParams) error {
+	_, err := q.db.Exec(ctx, notifyFeed, arg.OrganizationID, arg.SubscriberID)
+	return err
 }
 
 const preferencesOf = `-- name: PreferencesOf :many
