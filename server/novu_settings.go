@@ -167,7 +167,7 @@ func setPrimary(c *call) (int, any, error) {
 	if err != nil {
 		return 0, nil, err
 	}
-	return c.integration(http.StatusCreated, id)
+	return c.integration(http.StatusOK, id)
 }
 
 // Tenants.

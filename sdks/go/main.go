@@ -1,0 +1,95 @@
+// Command sdk-go does one round of the official Go SDK, novu-go, against a server;
+// an answer that the SDK refuses ends it. It is a module of its own, so that nobody
+// who embeds pgautomate inherits the SDK.
+//
+//	NOVU_URL=http://127.0.0.1:8080 NOVU_KEY=… go run .
+package main
+
+import (
+	"context"
+	"log"
+	"os"
+	"time"
+
+	novugo "github.com/novuhq/novu-go"
+	"github.com/novuhq/novu-go/models/components"
+	"github.com/novuhq/novu-go/models/operations"
+	"github.com/novuhq/novu-go/retry"
+)
+
+func must[T any](v T, err error) T {
+	if err != nil {
+		log.Output(2, err.Error()) //nolint:errcheck // it ends here
+		os.Exit(1)
+	}
+	return v
+}
+
+func p[T any](v T) *T { return &v }
+
+func main() {
+	log.SetFlags(log.Lshortfile)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	n := novugo.New(novugo.WithServerURL(os.Getenv("NOVU_URL")), novugo.WithSecurity(os.Getenv("NOVU_KEY")),
+		novugo.WithRetryConfig(retry.Config{Strategy: "none"}))
+
+	must(n.Subscribers.Create(ctx, components.CreateSubscriberRequestDto{SubscriberID: "go-1", Email: p("go@example.com")}, nil, nil))
+	must(n.Subscribers.Retrieve(ctx, "go-1", nil))
+	must(n.Subscribers.Search(ctx, operations.SubscribersControllerSearchSubscribersRequest{}))
+	must(n.Topics.Create(ctx, components.CreateUpdateTopicRequestDto{Key: "go-topic"}, nil, nil))
+	must(n.Topics.List(ctx, operations.TopicsControllerListTopicsRequest{}))
+
+	body := "hello {{payload.name}}"
+	must(n.Workflows.Create(ctx, components.CreateWorkflowDto{
+		Name: "Go workflow", WorkflowID: "go-workflow", Active: p(true),
+		Steps: []components.CreateWorkflowDtoSteps{
+			components.CreateCreateWorkflowDtoStepsInApp(components.InAppStepUpsertDto{
+				Name: "In", ControlValues: p(components.CreateInAppStepUpsertDtoControlValuesInAppControlDto(components.InAppControlDto{Body: &body})),
+			}),
+		},
+	}, nil))
+	must(n.Workflows.Get(ctx, "go-workflow", nil, nil))
+	must(n.Workflows.List(ctx, operations.WorkflowControllerSearchWorkflowsRequest{}))
+	must(n.Workflows.Patch(ctx, "go-workflow", components.PatchWorkflowDto{Active: p(true)}, nil))
+
+	one := must(n.Trigger(ctx, components.TriggerEventRequestDto{WorkflowID: "go-workflow", To: components.CreateToStr("go-1"), Payload: map[string]any{"name": "Go"}}, nil))
+	if one.TriggerEventResponseDto.Status != components.TriggerEventResponseDtoStatusProcessed {
+		log.Fatalf("status %v", one.TriggerEventResponseDto.Status)
+	}
+	many := must(n.TriggerBulk(ctx, components.BulkTriggerEventDto{Events: []components.TriggerEventRequestDto{
+		{WorkflowID: "go-workflow", To: components.CreateToStr("go-1")}, {WorkflowID: "nope", To: components.CreateToStr("go-1")},
+	}}, nil))
+	if len(many.TriggerEventResponseDtos) != 2 || many.TriggerEventResponseDtos[1].Status != components.TriggerEventResponseDtoStatusError {
+		log.Fatalf("bulk: %+v", many.TriggerEventResponseDtos)
+	}
+	must(n.TriggerBroadcast(ctx, components.TriggerEventToAllRequestDto{Name: "go-workflow", Payload: map[string]any{}}, nil))
+	if gone := must(n.Cancel(ctx, "nothing", nil)); *gone.Boolean {
+		log.Fatal("what isn't there was canceled")
+	}
+	tx := *one.TriggerEventResponseDto.TransactionID
+	for {
+		list := must(n.Messages.Retrieve(ctx, operations.MessagesControllerGetMessagesRequest{TransactionID: []string{tx}}))
+		if len(list.MessagesResponseDto.Data) == 1 {
+			break
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+	list := must(n.Notifications.List(ctx, operations.NotificationsControllerListNotificationsRequest{TransactionID: &tx}))
+	must(n.Notifications.Retrieve(ctx, *list.ActivitiesResponseDto.Data[0].ID, nil))
+	if nine := os.Getenv("NOVU_STATUSES"); nine != "" {
+		seen := map[string]bool{}
+		for _, job := range must(n.Notifications.List(ctx, operations.NotificationsControllerListNotificationsRequest{TransactionID: &nine})).ActivitiesResponseDto.Data[0].Jobs {
+			seen[*job.Status] = true
+		}
+		if len(seen) != 9 {
+			log.Fatalf("statuses: %v", seen)
+		}
+	}
+	must(n.Integrations.List(ctx, nil))
+	must(n.Environments.List(ctx, nil))
+	must(n.Workflows.Delete(ctx, "go-workflow", nil))
+	must(n.Topics.Delete(ctx, "go-topic", nil))
+	must(n.Subscribers.Delete(ctx, "go-1", nil))
+	log.Print("round done")
+}
