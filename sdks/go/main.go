@@ -43,9 +43,9 @@ func main() {
 	body := "hello {{payload.name}}"
 	must(n.Workflows.Create(ctx, components.CreateWorkflowDto{
 		Name: "Go workflow", WorkflowID: "go-workflow", Active: p(true),
-		Steps: []components.CreateWorkflowDtoSteps{
-			components.CreateCreateWorkflowDtoStepsInApp(components.InAppStepUpsertDto{
-				Name: "In", ControlValues: p(components.CreateInAppStepUpsertDtoControlValuesInAppControlDto(components.InAppControlDto{Body: &body})),
+		Steps: []components.Steps{
+			components.CreateStepsInApp(components.InAppStepUpsertDto{
+				Name: "In", Type: components.StepTypeEnumInApp, ControlValues: p(components.CreateInAppStepUpsertDtoControlValuesInAppControlDto(components.InAppControlDto{Body: &body})),
 			}),
 		},
 	}, nil))
@@ -54,13 +54,13 @@ func main() {
 	must(n.Workflows.Patch(ctx, "go-workflow", components.PatchWorkflowDto{Active: p(true)}, nil))
 
 	one := must(n.Trigger(ctx, components.TriggerEventRequestDto{WorkflowID: "go-workflow", To: components.CreateToStr("go-1"), Payload: map[string]any{"name": "Go"}}, nil))
-	if one.TriggerEventResponseDto.Status != components.TriggerEventResponseDtoStatusProcessed {
+	if one.TriggerEventResponseDto.Status != components.StatusProcessed {
 		log.Fatalf("status %v", one.TriggerEventResponseDto.Status)
 	}
 	many := must(n.TriggerBulk(ctx, components.BulkTriggerEventDto{Events: []components.TriggerEventRequestDto{
 		{WorkflowID: "go-workflow", To: components.CreateToStr("go-1")}, {WorkflowID: "nope", To: components.CreateToStr("go-1")},
 	}}, nil))
-	if len(many.TriggerEventResponseDtos) != 2 || many.TriggerEventResponseDtos[1].Status != components.TriggerEventResponseDtoStatusError {
+	if len(many.TriggerEventResponseDtos) != 2 || many.TriggerEventResponseDtos[1].Status != components.StatusError {
 		log.Fatalf("bulk: %+v", many.TriggerEventResponseDtos)
 	}
 	must(n.TriggerBroadcast(ctx, components.TriggerEventToAllRequestDto{Name: "go-workflow", Payload: map[string]any{}}, nil))
@@ -80,7 +80,7 @@ func main() {
 	if nine := os.Getenv("NOVU_STATUSES"); nine != "" {
 		seen := map[string]bool{}
 		for _, job := range must(n.Notifications.List(ctx, operations.NotificationsControllerListNotificationsRequest{TransactionID: &nine})).ActivitiesResponseDto.Data[0].Jobs {
-			seen[*job.Status] = true
+			seen[job.Status] = true
 		}
 		if len(seen) != 9 {
 			log.Fatalf("statuses: %v", seen)
