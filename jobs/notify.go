@@ -95,11 +95,11 @@ func checkNotify(p map[string]any) error {
 	default:
 		return errors.New("to: name a subscriber, {subscriberId, email, …}, {type: Topic, topicKey}, or a list of them")
 	}
-	switch p["payload"].(type) {
+	switch payload := p["payload"].(type) {
 	case nil, map[string]any:
 		return nil
 	case string:
-		if isTemplate(p["payload"].(string)) { //nolint:forcetypeassert // the case says so
+		if isTemplate(payload) {
 			return nil
 		}
 	}

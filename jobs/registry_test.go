@@ -67,7 +67,7 @@ func TestDefaults(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := []string{"branch", "chat", "email", "enter_stage", "exit", "insert_row", "log", "move", "push", "sms", "update_row", "wait", "wait_for_reply", "wait_until", "webhook"}
+	want := []string{"branch", "chat", "email", "enter_stage", "exit", "in_app", "insert_row", "log", "move", "notify", "push", "sms", "update_row", "wait", "wait_for_reply", "wait_until", "webhook"}
 	if d := cmp.Diff(want, r.Types()); d != "" {
 		t.Error(d)
 	}

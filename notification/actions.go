@@ -37,7 +37,7 @@ func (s *Service) WorkRequest(ctx context.Context, job *river.Job[RequestArgs]) 
 		}
 		answer, err := s.TriggerTx(ctx, tx, r.OrganizationID, Request{Name: r.Workflow, To: r.Recipients, Payload: r.Payload, TransactionID: r.TransactionID})
 		refusal := ""
-		if refused, ok := errors.AsType[*Refused](err); ok {
+		if refused, ok := errors.AsType[*RefusedError](err); ok {
 			refusal, answer.Status = refused.Error(), ""
 		} else if err != nil {
 			return err
@@ -62,7 +62,7 @@ func (s *Service) Notify(ctx context.Context, tx pgx.Tx, a *jobs.Action, n jobs.
 		r.Cause = cause
 	}
 	answer, err := s.TriggerTx(ctx, tx, a.OrganizationID, r)
-	if refused, ok := errors.AsType[*Refused](err); ok {
+	if refused, ok := errors.AsType[*RefusedError](err); ok {
 		return jobs.Permanentf("notify: workflow %q: %s", n.Workflow, refused.Error())
 	}
 	if err != nil {

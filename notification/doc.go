@@ -107,8 +107,8 @@ func (s *Service) chunk() int {
 	return 1000
 }
 
-// Refused is a request that can't be accepted.
-type Refused struct {
+// RefusedError is a request that can't be accepted.
+type RefusedError struct {
 	Status   int // HTTP's
 	Message  string
 	Messages []string            // in the place of Message, where Novu says a list
@@ -116,7 +116,7 @@ type Refused struct {
 	Errors   []FieldError        // with 400
 }
 
-func (r *Refused) Error() string {
+func (r *RefusedError) Error() string {
 	if r.Message == "" && len(r.Messages) > 0 {
 		return r.Messages[0]
 	}
@@ -132,5 +132,5 @@ type FieldError struct {
 }
 
 func unprocessable(field, message string) error {
-	return &Refused{Status: 422, Message: message, Fields: map[string][]string{field: {message}}}
+	return &RefusedError{Status: 422, Message: message, Fields: map[string][]string{field: {message}}}
 }

@@ -76,13 +76,22 @@ func CheckFilters(raw json.RawMessage) error {
 // passes says whether a step's filters let it be carried out.
 func (r *run) passes(ctx context.Context, raw json.RawMessage) (bool, error) {
 	var groups []filterGroup
-	if len(raw) == 0 || json.Unmarshal(raw, &groups) != nil || len(groups) == 0 {
+	if len(raw) == 0 {
+		return true, nil
+	}
+	if err := json.Unmarshal(raw, &groups); err != nil {
+		return false, jobs.Permanentf("filters: %w", err)
+	}
+	if len(groups) == 0 {
 		return true, nil
 	}
 	for _, g := range groups {
 		ok, err := r.passesGroup(ctx, g)
-		if err != nil || ok != g.IsNegated {
-			return err == nil, err
+		if err != nil {
+			return false, err
+		}
+		if ok != g.IsNegated {
+			return true, nil
 		}
 	}
 	return false, nil

@@ -94,7 +94,7 @@ func (p *prepared) checkPayload(steps []dbq.WorkflowStepsRow, schema json.RawMes
 		}
 	}
 	if len(missing) > 0 {
-		return &Refused{
+		return &RefusedError{
 			Status: 400, Message: "payload is missing required key(s) and type(s): " + strings.Join(missing, ", "),
 		}
 	}
@@ -168,13 +168,13 @@ func compileSchema(schema json.RawMessage) (*jsonschema.Schema, error) {
 func checkSchema(schema json.RawMessage, payload map[string]any) error {
 	compiled, err := compileSchema(schema)
 	if err != nil {
-		return &Refused{Status: 400, Message: err.Error()}
+		return &RefusedError{Status: 400, Message: err.Error()}
 	}
 	err = compiled.Validate(payload)
 	if err == nil {
 		return nil
 	}
-	refused := &Refused{Status: 400, Message: "the payload violates the workflow's payloadSchema"}
+	refused := &RefusedError{Status: 400, Message: "the payload violates the workflow's payloadSchema"}
 	invalid, ok := err.(*jsonschema.ValidationError) //nolint:errorlint // as Validate documents
 	if !ok {
 		refused.Message += ": " + err.Error()

@@ -68,7 +68,7 @@ func readRecipients(raw json.RawMessage) (recipients, error) {
 	}
 	if len(list) > MaxRecipients {
 		message := fmt.Sprintf("to must contain no more than %d elements", MaxRecipients)
-		return r, &Refused{Status: 400, Messages: []string{message}, Errors: []FieldError{{Field: "to", Message: message}}}
+		return r, &RefusedError{Status: 400, Messages: []string{message}, Errors: []FieldError{{Field: "to", Message: message}}}
 	}
 	r.given = len(list)
 	seen := map[string]int{}

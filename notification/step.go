@@ -369,8 +369,8 @@ func (r *run) variant(ctx context.Context) (map[string]any, error) {
 		Filters  json.RawMessage `json:"filters"`
 		Template map[string]any  `json:"template"`
 	}
-	if json.Unmarshal(r.job.Variants, &variants) != nil {
-		return r.controls, nil
+	if err := json.Unmarshal(r.job.Variants, &variants); err != nil {
+		return nil, jobs.Permanentf("variants: %w", err)
 	}
 	for _, v := range variants {
 		if v.Active != nil && !*v.Active || v.Template == nil {
@@ -601,13 +601,16 @@ func (r *run) email(ctx context.Context, c *content, over, params map[string]any
 // files loads the attachments meant for this channel; one that is gone is left out.
 func (r *run) files(ctx context.Context) ([]any, error) {
 	var list []attachment
-	if json.Unmarshal(r.job.Attachments, &list) != nil || r.s.Attachments == nil {
-		return nil, nil
+	if err := json.Unmarshal(r.job.Attachments, &list); err != nil {
+		return nil, jobs.Permanentf("attachments: %w", err)
 	}
 	var out []any
 	for _, a := range list {
 		if len(a.Channels) > 0 && !slices.Contains(a.Channels, r.job.Type) {
 			continue
+		}
+		if r.s.Attachments == nil {
+			return nil, jobs.Permanent(errors.New("attachments can't be read here: set ATTACHMENTS_URL"))
 		}
 		raw, err := r.s.Attachments.Get(ctx, a.Key)
 		if errors.Is(err, ErrNoAttachment) {

@@ -64,7 +64,7 @@ type Answer struct {
 	Error         []string `json:"error,omitempty"`
 }
 
-// Trigger accepts a trigger. *Refused says that it can't be.
+// Trigger accepts a trigger. *RefusedError says that it can't be.
 func (s *Service) Trigger(ctx context.Context, organization string, r Request) (Answer, error) {
 	p, err := s.prepare(ctx, dbq.New(s.Pool), organization, &r)
 	if err != nil || p.answer.Status != Processed {
@@ -141,7 +141,7 @@ func (s *Service) prepare(ctx context.Context, q *dbq.Queries, organization stri
 	}
 	w, err := q.FindWorkflow(ctx, dbq.FindWorkflowParams{OrganizationID: organization, Identifier: r.Name})
 	if errors.Is(err, pgx.ErrNoRows) {
-		return p, &Refused{Status: 422, Message: "workflow_not_found", Fields: map[string][]string{"name": {"workflow_not_found"}}}
+		return p, &RefusedError{Status: 422, Message: "workflow_not_found", Fields: map[string][]string{"name": {"workflow_not_found"}}}
 	}
 	if err != nil {
 		return p, fmt.Errorf("workflow %q: %w", r.Name, err)
@@ -165,7 +165,7 @@ func (s *Service) prepare(ctx context.Context, q *dbq.Queries, organization stri
 		active = *override
 	}
 	if missing := reserved(steps, p); missing != "" {
-		return p, &Refused{Status: 400, Message: "Trigger is missing: " + missing}
+		return p, &RefusedError{Status: 400, Message: "Trigger is missing: " + missing}
 	}
 	live := steps[:0:0]
 	for _, step := range steps {
@@ -231,7 +231,7 @@ func (p *prepared) readBody(r *Request) error {
 		return err
 	}
 	if len(p.payload) > MaxPayload {
-		return &Refused{Status: 413, Message: fmt.Sprintf("the payload is larger than %d KiB: send less, or a link", MaxPayload>>10)}
+		return &RefusedError{Status: 413, Message: fmt.Sprintf("the payload is larger than %d KiB: send less, or a link", MaxPayload>>10)}
 	}
 	return nil
 }
@@ -376,6 +376,7 @@ func (p *prepared) takeAttachments() error {
 	}
 	var list []struct {
 		attachment
+
 		File json.RawMessage `json:"file"`
 	}
 	if err := json.Unmarshal(raw, &list); err != nil {
@@ -388,7 +389,7 @@ func (p *prepared) takeAttachments() error {
 			return unprocessable("payload", fmt.Sprintf("payload.attachments[%d].file: use base64", i))
 		}
 		if size += len(content); size > MaxAttachments {
-			return &Refused{Status: 413, Message: fmt.Sprintf("the attachments are larger than %d MiB: send a link instead", MaxAttachments>>20)}
+			return &RefusedError{Status: 413, Message: fmt.Sprintf("the attachments are larger than %d MiB: send a link instead", MaxAttachments>>20)}
 		}
 		if a.Name == "" {
 			a.Name = fmt.Sprintf("attachment-%d", i+1)
@@ -440,7 +441,7 @@ func fileBytes(raw json.RawMessage) ([]byte, bool) {
 
 func (s *Service) keepAttachments(ctx context.Context, organization string, p *prepared) error {
 	if len(p.attachments) > 0 && s.Attachments == nil {
-		return &Refused{Status: 422, Message: "attachments can't be kept here: set ATTACHMENTS_URL"}
+		return &RefusedError{Status: 422, Message: "attachments can't be kept here: set ATTACHMENTS_URL"}
 	}
 	for i := range p.attachments {
 		a := &p.attachments[i]

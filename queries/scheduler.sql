@@ -1,6 +1,7 @@
 -- What the scheduler asks, of lead_stage_actions and notification_jobs together
 -- (work): of each index named here the other table has its own. Each statement says
--- which status it wants, so that the tables of finished actions are in no plan. A claim's cost is that of what it claims: it goes in
+-- which status it wants, or doesn't, so that the tables of finished actions are in no
+-- plan; "not ended" where the index of what is in flight would be the wrong way in. A claim's cost is that of what it claims: it goes in
 -- by lanes_next_idx (lanes whose time has come), then by
 -- lead_stage_actions_due_idx (each lane's oldest due actions).
 
@@ -181,7 +182,7 @@ WITH done AS MATERIALIZED (
     SELECT s.id, s.status FROM pgautomate.lead_stages s
      WHERE s.id = ANY (ARRAY(
            SELECT a.lead_stage_id FROM pgautomate.work a JOIN done d ON d.id = a.id
-            WHERE a.id = ANY (@ids::bigint[]) AND a.status = 'running' AND d.status IN ('pending', 'delayed')))
+            WHERE a.id = ANY (@ids::bigint[]) AND a.status NOT IN ('completed', 'failed', 'canceled', 'merged', 'skipped') AND d.status IN ('pending', 'delayed')))
        FOR SHARE SKIP LOCKED
 ), free AS MATERIALIZED (
     SELECT a.id, (d.status IN ('pending', 'delayed') AND a.lead_stage_id IS NOT NULL AND NOT EXISTS (
@@ -205,7 +206,7 @@ UPDATE pgautomate.work a
        worker_id = NULL,
        finished_at = CASE WHEN f.unwanted OR d.status IN ('completed', 'failed', 'canceled', 'skipped', 'merged') THEN now() END
   FROM done d JOIN free f ON f.id = d.id
- WHERE a.id = d.id AND a.status = 'running' AND a.id = ANY (ARRAY(SELECT free.id FROM free))
+ WHERE a.id = d.id AND a.status NOT IN ('completed', 'failed', 'canceled', 'merged', 'skipped') AND a.id = ANY (ARRAY(SELECT free.id FROM free))
 RETURNING a.id, a.lead_stage_id, a.organization_id, a.action_type, a.status::text AS status, a.perform_at,
           (a.tableoid = 'pgautomate.notification_jobs'::regclass)::boolean AS notification;
 

@@ -475,6 +475,15 @@ func (l *Lifecycle) afterwards(ctx context.Context, q *dbq.Queries, rows []dbq.F
 	return nil
 }
 
+// lockDecided takes the notification's lock before its job's, as cancelations do,
+// where the outcome is decided under it.
+func lockDecided(ctx context.Context, q *dbq.Queries, s *jobs.Started, o jobs.Outcome) error {
+	if !s.Action.Notification || o.Decide == nil {
+		return nil
+	}
+	return q.LockNotificationOfJob(ctx, s.Action.ID)
+}
+
 // writeRecords keeps what notifications' jobs leave behind.
 func writeRecords(ctx context.Context, q *dbq.Queries, rows []dbq.FinishActionsRow, records func(id int64) *jobs.Records) error {
 	var messages dbq.WriteMessagesParams
@@ -538,10 +547,8 @@ func (l *Lifecycle) finishAlone(ctx context.Context, s *jobs.Started, o jobs.Out
 				return err
 			}
 		}
-		if s.Action.Notification && o.Decide != nil {
-			if err := q.LockNotificationOfJob(ctx, s.Action.ID); err != nil {
-				return err
-			}
+		if err := lockDecided(ctx, q, s, o); err != nil {
+			return err
 		}
 		if _, err := q.HoldAction(ctx, dbq.HoldActionParams{ID: s.Action.ID, Fence: s.Fence}); err != nil {
 			if errors.Is(err, pgx.ErrNoRows) {

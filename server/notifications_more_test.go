@@ -69,7 +69,7 @@ func TestSentTwice(t *testing.T) {
 		}
 		group.Wait()
 	}
-	if n := p.count("notifications"); n != 10 {
+	if n := p.notified(); n != 10 {
 		t.Errorf("%d notifications of 10 transactions", n)
 	}
 
@@ -148,7 +148,7 @@ func TestTriggerEventSQL(t *testing.T) {
 	p.text(`SELECT pgautomate.trigger_event('a', 'nope', '["S1"]')`)
 	p.until("mine processed , mine processed , nope  workflow_not_found", `SELECT coalesce(string_agg(concat_ws(' ', CASE WHEN workflow = 'w' THEN transaction_id ELSE workflow END, coalesce(answer, ''), coalesce(error, '')), ', ' ORDER BY id), '')
 		FROM pgautomate.notification_requests WHERE finished_at IS NOT NULL`)
-	if n := p.count("notifications"); n != 1 {
+	if n := p.notified(); n != 1 {
 		t.Errorf("%d notifications", n)
 	}
 	for _, sql := range []string{`SELECT pgautomate.trigger_event('a', '', '"S1"')`, `SELECT pgautomate.trigger_event('a', 'w', '3')`, `SELECT pgautomate.trigger_event('a', 'w', '"S1"', '[]')`} {

@@ -215,9 +215,9 @@ func (p *post) subscriber(id string) {
 	p.call(201, "POST", "/v2/subscribers", p.a, fmt.Sprintf(`{"subscriberId":%q,"email":"%s@example.com","phone":"+1555"}`, id, id))
 }
 
-func (p *post) count(table string) int64 {
+func (p *post) notified() int64 {
 	p.t.Helper()
-	return value[int64](p.t, p.pool, `SELECT count(*) FROM pgautomate.`+table)
+	return value[int64](p.t, p.pool, `SELECT count(*) FROM pgautomate.notifications`)
 }
 
 // Cases 1 to 8 and 12, 13: what a trigger is answered.
@@ -241,7 +241,7 @@ func TestTriggerAnswers(t *testing.T) {
 	if got := p.text(`SELECT transaction_id FROM pgautomate.notifications WHERE transaction_id = 'tx-42'`); got != "tx-42" {
 		t.Error(got)
 	}
-	before := p.count("notifications")
+	before := p.notified()
 	a := p.call(422, "POST", "/v1/events/trigger", p.a, `{"name":"nope","to":"S1"}`)
 	if a.get("message") != "workflow_not_found" {
 		t.Error(a.raw)
@@ -264,7 +264,7 @@ func TestTriggerAnswers(t *testing.T) {
 			t.Errorf("%.60s: %d", body, a.status)
 		}
 	}
-	if n := p.count("notifications"); n != before {
+	if n := p.notified(); n != before {
 		t.Errorf("%d notifications were made of what was not accepted", n-before)
 	}
 	p.call(200, "PUT", "/v1/notification-templates/"+off+"/status", p.a, `{"active":true}`)
@@ -389,19 +389,6 @@ func TestNotificationLifecycle(t *testing.T) {
 	if got := p.text(`SELECT error FROM pgautomate.notification_jobs WHERE transaction_id = $1 AND action_type = 'push'`, id); !strings.Contains(got, "integration") {
 		t.Errorf("error %q", got)
 	}
-}
-
-// jobsOf are the statuses of all jobs of a type, counted: "completed=1 merged=9".
-func (p *post) jobsOf(kind string) string {
-	p.t.Helper()
-	return p.text(`SELECT coalesce(string_agg(status || '=' || n, ' ' ORDER BY status), '')
-		FROM (SELECT status::text, count(*) AS n FROM pgautomate.notification_jobs WHERE action_type = $1 GROUP BY 1) x`, kind)
-}
-
-func (p *post) untilJobs(kind, want string) {
-	p.t.Helper()
-	p.until(want, `SELECT coalesce(string_agg(status || '=' || n, ' ' ORDER BY status), '')
-		FROM (SELECT status::text, count(*) AS n FROM pgautomate.notification_jobs WHERE action_type = $1 GROUP BY 1) x`, kind)
 }
 
 // Cases 20, 24 to 29 and 32: digests.

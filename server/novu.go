@@ -122,7 +122,7 @@ func (s *Server) serveNovu(w wire) http.Handler {
 
 // fromRefused gives package notification's refusals their body.
 func fromRefused(err error) error {
-	r, ok := errors.AsType[*notification.Refused](err)
+	r, ok := errors.AsType[*notification.RefusedError](err)
 	if !ok {
 		return err
 	}
@@ -149,7 +149,7 @@ func (c *call) read(into any) error {
 	}
 	if err := json.Unmarshal(c.body, into); err != nil {
 		if kind, ok := errors.AsType[*json.UnmarshalTypeError](err); ok {
-			return refuse(http.StatusBadRequest, kind.Field+" must be "+kindWord(kind.Type.Kind().String()))
+			return refuse(kind.Field + " must be " + kindWord(kind.Type.Kind().String()))
 		}
 		return problemf(http.StatusBadRequest, "the body is not JSON: %s", clip(err.Error()))
 	}
@@ -171,9 +171,9 @@ func kindWord(kind string) string {
 	}
 }
 
-// refuse is an error whose message is a list, as Novu's validation says it.
-func refuse(status int, messages ...string) error {
-	return &problem{status: status, message: messages[0], messages: messages}
+// refuse is a 400 whose message is a list, as Novu's validation says it.
+func refuse(messages ...string) error {
+	return &problem{status: http.StatusBadRequest, message: messages[0], messages: messages}
 }
 
 func (c *call) query(name string) string { return c.URL.Query().Get(name) }
@@ -193,23 +193,23 @@ func (c *call) number(name string, otherwise, most int) (int32, error) {
 	if text == "" {
 		return int32(otherwise), nil
 	}
-	n, err := strconv.Atoi(text)
-	if err != nil || n < 0 || n > most {
-		return 0, refuse(http.StatusBadRequest, name+" must be a number from 0 to "+strconv.Itoa(most))
+	n, err := strconv.ParseInt(text, 10, 32)
+	if err != nil || n < 0 || n > int64(most) {
+		return 0, refuse(name + " must be a number from 0 to " + strconv.Itoa(most))
 	}
 	return int32(n), nil
 }
 
 // paging reads page and limit.
-func (c *call) paging(limit, most int) (page, size int32, err error) {
+func (c *call) paging(most int) (page, size int32, err error) {
 	if page, err = c.number("page", 0, 1_000_000); err != nil {
 		return 0, 0, err
 	}
-	if size, err = c.number("limit", limit, most); err != nil {
+	if size, err = c.number("limit", 10, most); err != nil {
 		return 0, 0, err
 	}
 	if size == 0 {
-		size = int32(limit)
+		size = 10
 	}
 	return page, size, nil
 }
@@ -275,12 +275,12 @@ func (c *call) cursors() (after, before int64, err error) {
 	for name, into := range map[string]*int64{"after": &after, "before": &before} {
 		raw, err := decodeCursor(c.query(name))
 		if err != nil {
-			return 0, 0, refuse(http.StatusBadRequest, name+" is no cursor of ours")
+			return 0, 0, refuse(name + " is no cursor of ours")
 		}
 		if raw != "" {
 			n := idNumber(raw)
 			if n == nil {
-				return 0, 0, refuse(http.StatusBadRequest, name+" is no cursor of ours")
+				return 0, 0, refuse(name + " is no cursor of ours")
 			}
 			*into = *n
 		}

@@ -33,13 +33,13 @@ func (c *call) moment(name string) (*time.Time, error) {
 	}
 	t, err := time.Parse(time.RFC3339Nano, text)
 	if err != nil {
-		return nil, refuse(http.StatusBadRequest, name+" must be a valid ISO 8601 date string")
+		return nil, refuse(name + " must be a valid ISO 8601 date string")
 	}
 	return &t, nil
 }
 
 func listNotifications(c *call) (int, any, error) {
-	page, size, err := c.paging(10, 100)
+	page, size, err := c.paging(100)
 	if err != nil {
 		return 0, nil, err
 	}
@@ -296,7 +296,7 @@ func messageOf(r *dbq.ApiListMessagesRow) *dbq.PgautomateMessage {
 }
 
 func listMessages(c *call) (int, any, error) {
-	page, size, err := c.paging(10, 1000)
+	page, size, err := c.paging(1000)
 	if err != nil {
 		return 0, nil, err
 	}

@@ -65,22 +65,22 @@ func triggerBulk(c *call) (int, any, error) {
 		return 0, nil, err
 	}
 	if b.Events == nil {
-		return 0, nil, refuse(http.StatusBadRequest, "events must be an array")
+		return 0, nil, refuse("events must be an array")
 	}
 	if len(b.Events) > maxBulk {
-		return 0, nil, refuse(http.StatusBadRequest, fmt.Sprintf("events must contain no more than %d elements", maxBulk))
+		return 0, nil, refuse(fmt.Sprintf("events must contain no more than %d elements", maxBulk))
 	}
 	answers := make([]notification.Answer, len(b.Events))
 	for i, raw := range b.Events {
 		var r notification.Request
 		var err error
 		if err = json.Unmarshal(raw, &r); err != nil {
-			err = &notification.Refused{Status: http.StatusBadRequest, Message: "the event is not as it should be: " + clip(err.Error())}
+			err = &notification.RefusedError{Status: http.StatusBadRequest, Message: "the event is not as it should be: " + clip(err.Error())}
 		} else {
 			c.transactionFor(&r, i)
 			answers[i], err = c.s.notifications.Trigger(c.ctx, c.org, r)
 		}
-		if refused, ok := errors.AsType[*notification.Refused](err); ok {
+		if refused, ok := errors.AsType[*notification.RefusedError](err); ok {
 			answers[i] = notification.Answer{Acknowledged: true, Status: notification.Errored, Error: []string{refused.Error()}}
 		} else if err != nil {
 			// Of what the database refuses one event is told like any other.

@@ -35,7 +35,7 @@ func (c *call) feedOf(status int) (*dbq.ApiGetSubscriberRow, error) {
 }
 
 func feed(c *call) (int, any, error) {
-	page, size, err := c.paging(10, 100)
+	page, size, err := c.paging(100)
 	if err != nil {
 		return 0, nil, err
 	}
@@ -112,7 +112,7 @@ func markAs(c *call) (int, any, error) {
 		return 0, nil, problemf(http.StatusBadRequest, "messageId is required")
 	}
 	if !slices.Contains(marks, b.MarkAs) {
-		return 0, nil, refuse(http.StatusBadRequest, "markAs must be one of the following values: read, seen, unread, unseen")
+		return 0, nil, refuse("markAs must be one of the following values: read, seen, unread, unseen")
 	}
 	sub, err := c.feedOf(http.StatusNotFound)
 	if err != nil {
@@ -140,7 +140,7 @@ func markAll(c *call) (int, any, error) {
 		return 0, nil, err
 	}
 	if !slices.Contains(marks, b.MarkAs) {
-		return 0, nil, refuse(http.StatusBadRequest, fmt.Sprintf("markAs must be one of the following values: %s", "read, seen, unread, unseen"))
+		return 0, nil, refuse(fmt.Sprintf("markAs must be one of the following values: %s", "read, seen, unread, unseen"))
 	}
 	sub, err := c.feedOf(http.StatusNotFound)
 	if err != nil {

@@ -76,10 +76,10 @@ type integrationBody struct {
 
 func taken(err error, message string) error {
 	if isPG(err, pgerrcode.UniqueViolation) {
-		return refuse(http.StatusBadRequest, message)
+		return refuse(message)
 	}
 	if isPG(err, pgerrcode.CheckViolation) {
-		return refuse(http.StatusBadRequest, "channel must be one of email, sms, push, chat, in_app, and credentials an object")
+		return refuse("channel must be one of email, sms, push, chat, in_app, and credentials an object")
 	}
 	return err
 }
@@ -90,7 +90,7 @@ func createIntegration(c *call) (int, any, error) {
 		return 0, nil, err
 	}
 	if b.ProviderID == "" || b.Channel == "" {
-		return 0, nil, refuse(http.StatusBadRequest, "providerId and channel should not be empty")
+		return 0, nil, refuse("providerId and channel should not be empty")
 	}
 	p := dbq.ApiInsertIntegrationParams{
 		OrganizationID: c.org, Name: b.ProviderID, ProviderID: b.ProviderID, Channel: b.Channel, Credentials: orObject(b.Credentials),
@@ -213,7 +213,7 @@ func createTenant(c *call) (int, any, error) {
 		return 0, nil, err
 	}
 	if !notification.ValidID(b.Identifier) {
-		return 0, nil, refuse(http.StatusBadRequest, "identifier should not be empty")
+		return 0, nil, refuse("identifier should not be empty")
 	}
 	if _, err := c.tenant(b.Identifier); err == nil {
 		return 0, nil, conflict("Tenant with identifier: %s already exists under environment %s", clip(b.Identifier), c.org)
@@ -243,7 +243,7 @@ func getTenant(c *call) (int, any, error) {
 }
 
 func listTenants(c *call) (int, any, error) {
-	page, size, err := c.paging(10, 100)
+	page, size, err := c.paging(100)
 	if err != nil {
 		return 0, nil, err
 	}
@@ -309,7 +309,7 @@ func createGroup(c *call) (int, any, error) {
 		return 0, nil, err
 	}
 	if b.Name == "" {
-		return 0, nil, refuse(http.StatusBadRequest, "name should not be empty")
+		return 0, nil, refuse("name should not be empty")
 	}
 	return http.StatusCreated, obj{"_id": b.Name, "name": b.Name, "_organizationId": c.org, "_environmentId": c.org}, nil
 }

@@ -114,9 +114,9 @@ func bulkSubscribers(c *call) (int, any, error) {
 	}
 	switch {
 	case len(b.Subscribers) == 0:
-		return 0, nil, refuse(http.StatusBadRequest, "subscribers should not be empty")
+		return 0, nil, refuse("subscribers should not be empty")
 	case len(b.Subscribers) > maxSubscribers:
-		return 0, nil, refuse(http.StatusBadRequest, "subscribers must contain no more than 500 elements")
+		return 0, nil, refuse("subscribers must contain no more than 500 elements")
 	}
 	updated, created, failed := []obj{}, []obj{}, []obj{}
 	for _, raw := range b.Subscribers {
@@ -158,7 +158,7 @@ func patchSubscriber(c *call) (int, any, error) {
 	}
 	for _, name := range []string{"firstName", "lastName", "email", "phone", "avatar", "locale", "timezone"} {
 		if _, text := b[name].(string); b[name] != nil && !text {
-			return 0, nil, refuse(http.StatusBadRequest, name+" must be a string")
+			return 0, nil, refuse(name + " must be a string")
 		}
 	}
 	id := c.PathValue("subscriberId")
@@ -221,7 +221,7 @@ func listSubscribers(c *call) (int, any, error) {
 }
 
 func listSubscribersV1(c *call) (int, any, error) {
-	page, size, err := c.paging(10, 100)
+	page, size, err := c.paging(100)
 	if err != nil {
 		return 0, nil, err
 	}
@@ -255,7 +255,7 @@ func (c *call) credentials(union bool) (int, any, error) {
 		return 0, nil, err
 	}
 	if b.ProviderID == "" {
-		return 0, nil, refuse(http.StatusBadRequest, "providerId should not be empty")
+		return 0, nil, refuse("providerId should not be empty")
 	}
 	id := c.PathValue("subscriberId")
 	if _, err := c.subscriber(id); err != nil {
@@ -320,7 +320,7 @@ func onlineStatus(c *call) (int, any, error) {
 		return 0, nil, err
 	}
 	if b.IsOnline == nil {
-		return 0, nil, refuse(http.StatusBadRequest, "isOnline must be a boolean value")
+		return 0, nil, refuse("isOnline must be a boolean value")
 	}
 	id := c.PathValue("subscriberId")
 	_, err := c.s.q.ApiSetOnline(c.ctx, dbq.ApiSetOnlineParams{OrganizationID: c.org, SubscriberID: id, Online: b.IsOnline})
@@ -334,7 +334,6 @@ func onlineStatus(c *call) (int, any, error) {
 
 type preference struct {
 	enabled   bool
-	channels  map[string]bool
 	own       map[string]bool // what the subscriber said
 	schedule  json.RawMessage
 	updatedAt string
@@ -488,7 +487,7 @@ func bulkPreferences(c *call) (int, any, error) {
 		return 0, nil, err
 	}
 	if len(b.Preferences) > 100 {
-		return 0, nil, refuse(http.StatusBadRequest, "preferences must contain no more than 100 elements")
+		return 0, nil, refuse("preferences must contain no more than 100 elements")
 	}
 	sub, err := c.subscriber(c.PathValue("subscriberId"))
 	if err != nil {

@@ -63,7 +63,7 @@ type topicBody struct {
 // makeTopic says whether it is new.
 func (c *call) makeTopic(b *topicBody) (made bool, err error) {
 	if !notification.ValidID(b.Key) {
-		return false, refuse(http.StatusBadRequest, "key should not be empty")
+		return false, refuse("key should not be empty")
 	}
 	name := ""
 	if b.Name != nil {
@@ -263,12 +263,12 @@ func (b *memberRefs) read() (ids, identifiers []string, err error) {
 			SubscriberID string `json:"subscriberId"`
 		}
 		if json.Unmarshal(raw, &o) != nil {
-			return nil, nil, refuse(http.StatusBadRequest, "subscriptions must be a list of subscriberIds or {identifier, subscriberId}")
+			return nil, nil, refuse("subscriptions must be a list of subscriberIds or {identifier, subscriberId}")
 		}
 		add(o.SubscriberID, o.Identifier)
 	}
 	if len(ids) == 0 {
-		return nil, nil, refuse(http.StatusBadRequest, "subscriberIds should not be empty")
+		return nil, nil, refuse("subscriberIds should not be empty")
 	}
 	return ids, identifiers, nil
 }
@@ -433,7 +433,7 @@ func (c *call) subscribersBody() ([]string, error) {
 		return nil, err
 	}
 	if b.Subscribers == nil {
-		return nil, refuse(http.StatusBadRequest, "subscribers must be an array")
+		return nil, refuse("subscribers must be an array")
 	}
 	return b.Subscribers, nil
 }

@@ -91,30 +91,30 @@ func (st *step) check(place int) error {
 			known = append(known, t)
 		}
 		slices.Sort(known)
-		return refuse(http.StatusBadRequest, fmt.Sprintf("%s: type %q is not known: use one of %s", at, st.WireType, strings.Join(known, ", ")))
+		return refuse(fmt.Sprintf("%s: type %q is not known: use one of %s", at, st.WireType, strings.Join(known, ", ")))
 	}
 	st.Type = stepTypes[st.WireType]
 	if st.Type == "digest" || st.Type == "delay" {
 		if err := notification.CheckSettings(st.Type, st.Settings); err != nil {
-			return refuse(http.StatusBadRequest, at+": "+err.Error())
+			return refuse(at + ": " + err.Error())
 		}
 	}
 	var controls obj
 	if err := json.Unmarshal(st.Controls, &controls); err != nil {
-		return refuse(http.StatusBadRequest, at+": its content must be an object")
+		return refuse(at + ": its content must be an object")
 	}
 	if err := checkContent(controls); err != nil {
-		return refuse(http.StatusBadRequest, at+": "+err.Error())
+		return refuse(at + ": " + err.Error())
 	}
 	if err := notification.CheckFilters(st.Filters); err != nil {
-		return refuse(http.StatusBadRequest, at+": "+err.Error())
+		return refuse(at + ": " + err.Error())
 	}
 	skip, err := json.Marshal(controls["skip"])
 	if err == nil {
 		err = notification.CheckSkip(skip)
 	}
 	if err != nil {
-		return refuse(http.StatusBadRequest, at+": "+err.Error())
+		return refuse(at + ": " + err.Error())
 	}
 	return nil
 }
@@ -234,7 +234,7 @@ type templateStep struct {
 
 func (b *templateBody) steps(before []dbq.PgautomateWorkflowStep) ([]step, error) {
 	if len(b.Steps) > maxSteps {
-		return nil, refuse(http.StatusBadRequest, fmt.Sprintf("steps must contain no more than %d elements", maxSteps))
+		return nil, refuse(fmt.Sprintf("steps must contain no more than %d elements", maxSteps))
 	}
 	steps := make([]step, len(b.Steps))
 	for i, t := range b.Steps {
@@ -243,7 +243,7 @@ func (b *templateBody) steps(before []dbq.PgautomateWorkflowStep) ([]step, error
 			Variables json.RawMessage `json:"variables"`
 		}
 		if err := json.Unmarshal(orObject(t.Template), &template); err != nil {
-			return nil, refuse(http.StatusBadRequest, fmt.Sprintf("steps[%d].template must be an object with a type", i))
+			return nil, refuse(fmt.Sprintf("steps[%d].template must be an object with a type", i))
 		}
 		st := step{
 			StepID: cmp.Or(t.UUID, t.StepID), Name: t.Name, WireType: template.Type, Active: t.Active == nil || *t.Active, StopOnFail: t.ShouldStopOnFail,
@@ -277,7 +277,7 @@ func createTemplate(c *call) (int, any, error) {
 		missing = append(missing, "notificationGroupId should not be empty")
 	}
 	if len(missing) > 0 {
-		return 0, nil, refuse(http.StatusBadRequest, missing...)
+		return 0, nil, refuse(missing...)
 	}
 	steps, err := b.steps(nil)
 	if err != nil {
@@ -395,7 +395,7 @@ func templateStatus(c *call) (int, any, error) {
 		return 0, nil, err
 	}
 	if b.Active == nil {
-		return 0, nil, refuse(http.StatusBadRequest, "active must be a boolean value")
+		return 0, nil, refuse("active must be a boolean value")
 	}
 	w, err := c.s.workflow(c.ctx, c.org, c.PathValue("id"))
 	if err == nil {
@@ -457,7 +457,7 @@ func (c *call) listed(limit, skip int32, search string) ([]saved, int64, error) 
 }
 
 func listTemplates(c *call) (int, any, error) {
-	page, size, err := c.paging(10, 100)
+	page, size, err := c.paging(100)
 	if err != nil {
 		return 0, nil, err
 	}
@@ -562,7 +562,7 @@ type workflowStep struct {
 
 func (b *workflowBody) steps(before []dbq.PgautomateWorkflowStep) ([]step, error) {
 	if len(b.Steps) > maxSteps {
-		return nil, refuse(http.StatusBadRequest, fmt.Sprintf("steps must contain no more than %d elements", maxSteps))
+		return nil, refuse(fmt.Sprintf("steps must contain no more than %d elements", maxSteps))
 	}
 	steps := make([]step, len(b.Steps))
 	for i, t := range b.Steps {
@@ -641,11 +641,11 @@ func (b *workflowBody) extra() json.RawMessage {
 
 func (b *workflowBody) check() error {
 	if strings.TrimSpace(b.Name) == "" {
-		return refuse(http.StatusBadRequest, "name should not be empty")
+		return refuse("name should not be empty")
 	}
 	if len(b.PayloadSchema) > 0 && string(b.PayloadSchema) != "null" {
 		if err := notification.CheckSchema(b.PayloadSchema); err != nil {
-			return refuse(http.StatusBadRequest, err.Error())
+			return refuse(err.Error())
 		}
 	} else {
 		b.PayloadSchema = nil
@@ -674,7 +674,7 @@ func createWorkflow(c *call) (int, any, error) {
 	}
 	id, err := c.create(p, steps)
 	if errors.Is(err, errTaken) {
-		return 0, nil, refuse(http.StatusBadRequest, fmt.Sprintf("there is a workflow %q already: choose another workflowId", p.Identifier))
+		return 0, nil, refuse(fmt.Sprintf("there is a workflow %q already: choose another workflowId", p.Identifier))
 	}
 	if err != nil {
 		return 0, nil, err
@@ -768,7 +768,7 @@ func patchWorkflow(c *call) (int, any, error) {
 	}
 	if given["payloadSchema"] != nil {
 		if err := notification.CheckSchema(b.PayloadSchema); err != nil {
-			return 0, nil, refuse(http.StatusBadRequest, err.Error())
+			return 0, nil, refuse(err.Error())
 		}
 		p.PayloadSchema = b.PayloadSchema
 	}
