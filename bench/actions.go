@@ -76,7 +76,7 @@ func (r *run) pipelines(ctx context.Context, name string, organizations int) (*d
 	if err != nil {
 		return nil, err
 	}
-	if err := d.exec(ctx, "pipelines", organizations); err != nil {
+	if err := d.exec(ctx, "pipelines", organizations, perLead); err != nil {
 		return nil, err
 	}
 	return d, d.exec(ctx, "throttles")

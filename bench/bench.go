@@ -57,6 +57,7 @@ type group struct {
 var groups = []group{
 	{"matching in memory", []string{"match_only", "trigger_bytes", "match_one_org"}, matching},
 	{"claims", []string{"claim_5m_parked"}, claims},
+	{"imports", []string{"import_lateness_p99", "import_lateness_max", "import_claim"}, imports},
 	{"actions", []string{"actions_1_org", "actions_1000_orgs", "lateness_p99"}, actions},
 	{"commit to job", []string{"commit_to_job_p50", "commit_to_job_p99"}, commitToJob},
 	{"an app's writes", []string{"app_writes", "app_writes_row_trigger"}, appWrites},

@@ -40,10 +40,14 @@ func engine(args []string) error {
 	if err := f.Parse(args); err != nil {
 		return err
 	}
+	var parts []pgautomate.Part
+	for part := range strings.SplitSeq(*only, ",") {
+		parts = append(parts, pgautomate.Part(part))
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer stop()
 	e, err := pgautomate.New(ctx, pgautomate.Config{
-		DatabaseURL: *url, Parts: []pgautomate.Part{pgautomate.Part(*only)}, Logger: slog.New(slog.DiscardHandler),
+		DatabaseURL: *url, Parts: parts, Logger: slog.New(slog.DiscardHandler),
 	})
 	if err != nil {
 		return err
@@ -65,6 +69,7 @@ var tiny = scale{
 	rows: 2000, batches: 1000, singles: 200, fires: 1000, perTx: 100,
 	pace: 200, phase: 300 * time.Millisecond, leads: 1000, workers: 20, steady: 400 * time.Millisecond,
 	claim: 200, fewParked: 100, parked: 500, finished: 1000,
+	importingOrgs: 5, imported: 100, importLimit: 20, importPer: "1 second", importAfter: 500 * time.Millisecond,
 	edits: 2, large: 1000,
 }
 
@@ -72,7 +77,7 @@ var tiny = scale{
 var promised = []string{
 	"match_only", "trigger_bytes", "trigger_load", "trigger_edit_live", "match_one_org", "feed_drain_1000", "feed_drain_1", "feed_drain_none",
 	"feed_fire_1pct", "feed_fire_all", "commit_to_job_p50", "commit_to_job_p99", "cpu_per_change", "related_exactness", "actions_1_org",
-	"actions_1000_orgs", "lateness_p99", "claim_5m_parked", "app_writes", "rss",
+	"actions_1000_orgs", "lateness_p99", "claim_5m_parked", "import_claim", "import_lateness_p99", "import_lateness_max", "app_writes", "rss",
 }
 
 func TestEveryFigureIsThere(t *testing.T) {

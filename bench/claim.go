@@ -23,25 +23,33 @@ func claims(ctx context.Context, r *run) error {
 	if err != nil {
 		return err
 	}
-	var t turns
-	for i := range 2 + 3*r.reps {
-		reference, err := small.claim(ctx, r)
-		if err != nil {
-			return err
-		}
-		value, err := large.claim(ctx, r)
-		if err != nil {
-			return err
-		}
-		if i >= 2 { // plans are made and pages read by then
-			t.add(value, reference)
-		}
+	t, err := r.claimByTurns(ctx, large, small, 0)
+	if err != nil {
+		return err
 	}
 	return r.add(t.into(Figure{
 		Name: "claim_5m_parked", Unit: "ms", ReferenceName: fmt.Sprintf("the same with %d parked and none finished", r.fewParked), Reach: 1.3, most: true,
 		Conditions: fmt.Sprintf("a round of the scheduler that claims %d due actions of %d organizations, River's jobs included; %d parked and %d finished rows, %d organizations",
 			r.claim, claimed, r.parked, r.finished, manyOrganizations),
 	}))
+}
+
+// claimByTurns measures claims of actions of the organizations from first on.
+func (r *run) claimByTurns(ctx context.Context, value, reference *parked, first int) (t turns, err error) {
+	for i := range 2 + 3*r.reps {
+		b, err := reference.claim(ctx, r, first)
+		if err != nil {
+			return t, err
+		}
+		a, err := value.claim(ctx, r, first)
+		if err != nil {
+			return t, err
+		}
+		if i >= 2 { // plans are made and pages read by then
+			t.add(a, b)
+		}
+	}
+	return t, nil
 }
 
 // claimed is how many organizations have something due.
@@ -97,6 +105,11 @@ func (r *run) parkedIn(ctx context.Context, name string, waiting, finished int) 
 			return nil, err
 		}
 	}
+	return r.scheduler(d)
+}
+
+// scheduler makes one that claims only when it is told to.
+func (r *run) scheduler(d *database) (*parked, error) {
 	client, err := river.NewClient(riverpgxv5.New(d.pool), &river.Config{Schema: db.Schema, Logger: r.Logger})
 	if err != nil {
 		return nil, fmt.Errorf("a client of River: %w", err)
@@ -107,8 +120,8 @@ func (r *run) parkedIn(ctx context.Context, name string, waiting, finished int) 
 }
 
 // claim makes actions due and gives the milliseconds of the round that claims them.
-func (p *parked) claim(ctx context.Context, r *run) (float64, error) {
-	if err := p.d.exec(ctx, "make_due", r.claim, claimed); err != nil {
+func (p *parked) claim(ctx context.Context, r *run, first int) (float64, error) {
+	if err := p.d.exec(ctx, "make_due", r.claim, claimed, first); err != nil {
 		return 0, err
 	}
 	began := time.Now()

@@ -20,10 +20,13 @@ type child struct {
 	ended chan error
 }
 
-// feedProcess starts one that only feeds, and returns when it is ready.
-func (r *run) feedProcess(ctx context.Context, d *database) (*child, error) {
+// process starts one of some parts only, and returns when it is ready.
+func (r *run) process(ctx context.Context, d *database, parts string) (*child, error) {
+	if len(r.Engine) == 0 {
+		return nil, errors.New("there is no command that runs an engine")
+	}
 	args := append([]string{}, r.Engine[1:]...)
-	args = append(args, "--only", "feed", "--database-url", d.url, "--log-level", "warn")
+	args = append(args, "--only", parts, "--database-url", d.url, "--log-level", "warn")
 	p := &child{c: exec.CommandContext(ctx, r.Engine[0], args...), ended: make(chan error, 1)}
 	out, err := p.c.StdoutPipe()
 	if err != nil {
@@ -84,7 +87,7 @@ func (p *child) until(ctx context.Context, d *database, end change.LSN) error {
 // feedMemory gives the peak memory of a process that feeds, in MB: once it holds its
 // triggers, and after a large transaction.
 func (r *run) feedMemory(ctx context.Context, d *database, large int) (loaded, peak float64, err error) {
-	p, err := r.feedProcess(ctx, d)
+	p, err := r.process(ctx, d, "feed")
 	if err != nil {
 		return 0, 0, err
 	}
@@ -114,9 +117,6 @@ func (r *run) feedMemory(ctx context.Context, d *database, large int) (loaded, p
 
 // resident measures the memory of a whole process, beside one with nothing to hold.
 func (r *run) resident(ctx context.Context, f *feeder) error {
-	if len(r.Engine) == 0 {
-		return errors.New("there is no command that runs an engine")
-	}
 	f.matcher = nil // it must not be in the way
 	idle, err := r.database(ctx, "idle")
 	if err != nil {

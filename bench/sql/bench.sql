@@ -67,7 +67,7 @@ CREATE TABLE lead_row_trigger (LIKE lead INCLUDING ALL);
 INSERT INTO lead_row_trigger SELECT * FROM lead;
 CREATE TRIGGER lead_to_job AFTER UPDATE ON lead_row_trigger FOR EACH ROW EXECUTE FUNCTION lead_to_job();
 
--- A pipeline of one stage with two actions that do nothing, for each organization.
+-- A pipeline of one stage with so many actions that do nothing, for each organization.
 -- name: pipelines
 WITH pipeline AS (
     INSERT INTO pgautomate.pipelines (organization_id, name, object_type)
@@ -76,7 +76,7 @@ WITH pipeline AS (
     INSERT INTO pgautomate.pipeline_stages (pipeline_id, name) SELECT id, 's' FROM pipeline RETURNING id
 )
 INSERT INTO pgautomate.pipeline_stage_actions (pipeline_stage_id, sequence_number, action_type, params)
-SELECT stage.id, n, 'log', '{"message": "done"}' FROM stage, generate_series(1, 2) n
+SELECT stage.id, n, 'log', '{"message": "done"}' FROM stage, generate_series(1, $2::int) n
 
 -- Every organization has a budget of its own, which is counted and doesn't hold.
 -- name: throttles
@@ -121,10 +121,62 @@ SELECT 'org_' || g, 'log', now() + interval '10 days' FROM generate_series(0, $1
 
 -- name: make_due
 INSERT INTO pgautomate.lead_stage_actions (organization_id, lead_id, action_type, params, perform_at)
-SELECT 'org_' || g % $2::int, 'lead_' || g, 'log', '{"message": "x"}', now() FROM generate_series(1, $1::int) g
+SELECT 'org_' || $3::int + g % $2::int, 'lead_' || g, 'log', '{"message": "x"}', now() FROM generate_series(1, $1::int) g
 
 -- name: end_queued
 UPDATE pgautomate.lead_stage_actions SET status = 'completed', started_at = now(), finished_at = now() WHERE status = 'queued'
 
 -- name: large_transaction
 INSERT INTO note SELECT g, 'org_' || g % 1000, repeat('x', 90) FROM generate_series(1, $1::int) g
+
+-- The organizations that import are limited, the others are not.
+-- name: import_throttles
+INSERT INTO pgautomate.throttles (organization_id, action_type, max_starts, per)
+SELECT '*', 'log', $3::int, $4::text::interval
+ UNION ALL
+SELECT 'org_' || g, 'log', NULL, $4::text::interval FROM generate_series($1::int, $2::int - 1) g
+
+-- name: enter_organization
+INSERT INTO pgautomate.lead_stages (organization_id, lead_id, pipeline_stage_id)
+SELECT p.organization_id, 'lead_' || ($2::int + g), s.id
+  FROM pgautomate.pipelines p JOIN pgautomate.pipeline_stages s ON s.pipeline_id = p.id, generate_series(1, $3::int) g
+ WHERE p.organization_id = $1
+
+-- name: free_lateness
+SELECT coalesce(percentile_cont(0.99) WITHIN GROUP (ORDER BY extract(epoch FROM coalesce(started_at, clock_timestamp()) - perform_at)), 0)::float8 * 1000,
+       coalesce(max(extract(epoch FROM coalesce(started_at, clock_timestamp()) - perform_at)), 0)::float8 * 1000
+  FROM pgautomate.lead_stage_actions WHERE organization_id = $1 AND created_at >= $2
+
+-- name: free_lateness_before
+SELECT coalesce(percentile_cont(0.99) WITHIN GROUP (ORDER BY extract(epoch FROM started_at - perform_at)), 0)::float8 * 1000,
+       coalesce(max(extract(epoch FROM started_at - perform_at)), 0)::float8 * 1000
+  FROM pgautomate.lead_stage_actions WHERE organization_id = $1 AND created_at < $2
+
+-- An action may start once its time has come and the start that was so many before it is out of the window, which ends up
+-- to a 32nd late. What has not started counts until now.
+-- name: not_held_lateness
+WITH s AS MATERIALIZED (
+    SELECT organization_id, perform_at, started_at, lag(started_at, $1::int) OVER w AS before, row_number() OVER w AS place, count(*) OVER (PARTITION BY organization_id) AS starts
+      FROM pgautomate.lead_stage_actions
+     WHERE started_at IS NOT NULL AND organization_id IN (SELECT p.organization_id FROM pgautomate.pipelines p
+               LEFT JOIN pgautomate.throttles t ON t.organization_id = p.organization_id WHERE t.organization_id IS NULL)
+    WINDOW w AS (PARTITION BY organization_id ORDER BY started_at, id)
+), left_over AS (
+    SELECT o.organization_id, min(o.perform_at) AS perform_at,
+           (SELECT s.started_at FROM s WHERE s.organization_id = o.organization_id AND s.place = s.starts - $1::int + 1) AS before
+      FROM pgautomate.lead_stage_actions o
+     WHERE o.status = 'pending' AND o.perform_at IS NOT NULL GROUP BY o.organization_id
+)
+SELECT coalesce(max(extract(epoch FROM at - greatest(perform_at, before + $2::text::interval * 33 / 32))), 0)::float8, (SELECT count(*) FROM s)::float8
+  FROM (SELECT started_at AS at, perform_at, before FROM s
+        UNION ALL SELECT (SELECT max(started_at) FROM pgautomate.lead_stage_actions), perform_at, before FROM left_over) x
+
+-- name: forget_starts
+DELETE FROM pgautomate.throttle_starts; DELETE FROM pgautomate.advance_later; UPDATE pgautomate.throttles SET per = '1 hour'
+
+-- name: use_limits
+INSERT INTO pgautomate.throttle_starts (organization_id, action_type, slice_start, slice_end, starts)
+SELECT 'org_' || g, 'log', now(), now() + interval '56 seconds', $2::int FROM generate_series(0, $1::int - 1) g
+
+-- name: still_parked
+SELECT count(*) FROM pgautomate.lead_stage_actions WHERE status = 'pending' AND perform_at IS NOT NULL
