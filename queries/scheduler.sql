@@ -372,6 +372,14 @@ WITH moved AS (
 UPDATE ONLY pgautomate.lead_stage_actions a SET lead_id = @new_id
   FROM moved WHERE a.lead_stage_id = moved.id;
 
+-- The engine's tables that are twice as large as when they were last analyzed, or
+-- vacuumed, and ours to analyze. Reads the catalog; 64 pages are half a megabyte.
+-- name: GrownTables :many
+SELECT c.relname::text FROM pg_catalog.pg_class c
+ WHERE c.relnamespace = 'pgautomate'::regnamespace AND c.relkind = 'r'
+   AND pg_relation_size(c.oid) / current_setting('block_size')::integer > greatest(64, 2 * c.relpages)
+   AND pg_has_role(c.relowner, 'USAGE');
+
 -- Several processes may be at it: each moves others. lead_stage_actions_finished_idx.
 -- name: ArchiveActions :one
 SELECT pgautomate.archive_actions(@older_than::interval, @most);

@@ -100,9 +100,10 @@ func (s *Scheduler) Wake() {
 // Run claims until ctx ends. Errors are logged and tried again with backoff:
 // a database that is away is no reason to stop.
 func (s *Scheduler) Run(ctx context.Context) error {
-	var archive sync.WaitGroup
-	archive.Go(func() { s.archive(ctx) })
-	defer archive.Wait()
+	var beside sync.WaitGroup
+	beside.Go(func() { s.archive(ctx) })
+	beside.Go(func() { s.statistics(ctx) })
+	defer beside.Wait()
 	capacity := map[string]int64{}
 	var capacityAt, rescueAt time.Time
 	failures := 0

@@ -515,6 +515,35 @@ func (q *Queries) GiveBack(ctx context.Context, arg GiveBackParams) ([]GiveBackR
 	return items, nil
 }
 
+const grownTables = `-- name: GrownTables :many
+SELECT c.relname::text FROM pg_catalog.pg_class c
+ WHERE c.relnamespace = 'pgautomate'::regnamespace AND c.relkind = 'r'
+   AND pg_relation_size(c.oid) / current_setting('block_size')::integer > greatest(64, 2 * c.relpages)
+   AND pg_has_role(c.relowner, 'USAGE')
+`
+
+// The engine's tables that are twice as large as when they were last analyzed, or
+// vacuumed, and ours to analyze. Reads the catalog; 64 pages are half a megabyte.
+func (q *Queries) GrownTables(ctx context.Context) ([]string, error) {
+	rows, err := q.db.Query(ctx, grownTables)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []string
+	for rows.Next() {
+		var c_relname string
+		if err := rows.Scan(&c_relname); err != nil {
+			return nil, err
+		}
+		items = append(items, c_relname)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
 const heartbeat = `-- name: Heartbeat :exec
 INSERT INTO pgautomate.workers (id, hostname, pid, capacity) OVERRIDING SYSTEM VALUE VALUES ($1, $2, $3, $4)
 ON CONFLICT (id) DO UPDATE SET heartbeat_at = now()
