@@ -25,6 +25,7 @@ import (
 
 	"github.com/pgautomate/pgautomate/catalog"
 	"github.com/pgautomate/pgautomate/change"
+	"github.com/pgautomate/pgautomate/db"
 	"github.com/pgautomate/pgautomate/db/dbq"
 )
 
@@ -318,7 +319,12 @@ func (im *importer) rows(ctx context.Context, file *os.File) error {
 		if len(chunk) == 0 {
 			break
 		}
-		if err := im.chunk(ctx, chunk, from+r.InputOffset()); err != nil {
+		before := im.state
+		err := db.Again(ctx, func() error {
+			im.state = before
+			return im.chunk(ctx, chunk, from+r.InputOffset())
+		})
+		if err != nil {
 			return err
 		}
 		im.report()

@@ -197,3 +197,22 @@ func TestImportGoesOn(t *testing.T) {
 		t.Errorf("%d leads", n)
 	}
 }
+
+// TestImportInCircles: an app's statement that takes the same leads in another order
+// doesn't end an import, nor is any row rejected for it.
+func TestImportInCircles(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	name := w.file("id,name\n1,Ann\n2,Bob\n3,Cid\n")
+	var p *leadimport.Progress
+	err := dbtest.Deadlock(t, w.db.Pool, "a", w.stage, "2", "1", func() (err error) {
+		p, err = leadimport.Run(t.Context(), w.db.Pool, leadimport.Options{File: name, Table: "public.lead", Stage: w.stage, Organization: "a"})
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if p.Imported != 3 || p.Rejected != 0 || p.Entered != 1 || p.Refused["already_enrolled"] != 2 {
+		t.Errorf("%+v", p)
+	}
+}

@@ -13,6 +13,7 @@ import (
 	"github.com/jackc/pgerrcode"
 
 	"github.com/pgautomate/pgautomate/catalog"
+	"github.com/pgautomate/pgautomate/db"
 	"github.com/pgautomate/pgautomate/db/dbq"
 	"github.com/pgautomate/pgautomate/jobs"
 	"github.com/pgautomate/pgautomate/trigger"
@@ -108,30 +109,11 @@ func (s *Server) registerLeads() {
 		if err != nil {
 			return nil, err
 		}
-		out := Entered{Skipped: []SkippedLead{}}
-		err = s.inTx(ctx, func(q *dbq.Queries) error {
-			ids, err := q.ApiEnterLeads(ctx, dbq.ApiEnterLeadsParams{OrganizationID: row.OrganizationID, StageID: stage, LeadIds: in.Body.LeadIDs, Met: met})
-			if isPG(err, pgerrcode.ForeignKeyViolation) {
-				return conflict("the stage was removed at the same moment: read the pipeline again")
-			}
-			if err != nil {
-				return err
-			}
-			entries, err := q.ApiEntries(ctx, ids)
-			if err != nil {
-				return err
-			}
-			for i := range entries {
-				e := &entries[i]
-				if e.Status != "exited" {
-					out.Entered++
-					continue
-				}
-				reason := ""
-				set(&reason, e.Reason)
-				out.Skipped = append(out.Skipped, SkippedLead{e.LeadID, reason})
-			}
-			return nil
+		// An app's statement that lists the same leads in another order may meet this one half-way.
+		var out Entered
+		err = db.Again(ctx, func() error {
+			out = Entered{Skipped: []SkippedLead{}}
+			return s.enterLeads(ctx, &out, dbq.ApiEnterLeadsParams{OrganizationID: row.OrganizationID, StageID: stage, LeadIds: in.Body.LeadIDs, Met: met})
 		})
 		if err != nil {
 			return nil, err
@@ -290,4 +272,32 @@ func idString(id *int64) *string {
 	}
 	s := strconv.FormatInt(*id, 10)
 	return &s
+}
+
+// enterLeads lets leads enter in one transaction, and counts what became of them.
+func (s *Server) enterLeads(ctx context.Context, out *Entered, leads dbq.ApiEnterLeadsParams) error {
+	return s.inTx(ctx, func(q *dbq.Queries) error {
+		ids, err := q.ApiEnterLeads(ctx, leads)
+		if isPG(err, pgerrcode.ForeignKeyViolation) {
+			return conflict("the stage was removed at the same moment: read the pipeline again")
+		}
+		if err != nil {
+			return err
+		}
+		entries, err := q.ApiEntries(ctx, ids)
+		if err != nil {
+			return err
+		}
+		for i := range entries {
+			e := &entries[i]
+			if e.Status != "exited" {
+				out.Entered++
+				continue
+			}
+			reason := ""
+			set(&reason, e.Reason)
+			out.Skipped = append(out.Skipped, SkippedLead{e.LeadID, reason})
+		}
+		return nil
+	})
 }

@@ -9,6 +9,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/pgautomate/pgautomate/internal/dbtest"
 )
 
 const stages = `[{"name":"new","actions":[{"action_type":"log","params":{"message":"1"}},{"action_type":"log","params":{"message":"2"}}]},{"name":"old"}]`
@@ -363,4 +365,25 @@ func TestOpenTransaction(t *testing.T) {
 	wg.Wait()
 	ok(t, tx.Commit(t.Context()))
 	s.call(409, "PATCH", path, s.a, `{"stages":[]}`) // now the lead is in it
+}
+
+// TestLeadsInCircles: an app's statement that takes the same leads in another order
+// is not the request's problem.
+func TestLeadsInCircles(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	made := s.call(201, "POST", "/v1/pipelines", s.a, `{"name":"p","stages":`+stages+`}`)
+	stage, err := strconv.ParseInt(fmt.Sprint(made.get("data", "stages", 0, "id")), 10, 64)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = dbtest.Deadlock(t, s.pool, "a", stage, "2", "1", func() error {
+		got := s.call(200, "POST", "/v1/pipelines/"+made.id()+"/leads", s.a, `{"lead_ids":["2","1","3"]}`)
+		got.want(1.0, "data", "entered")
+		got.want("already_enrolled", "data", "skipped", 1, "reason")
+		return nil
+	})
+	if got := s.text(`SELECT string_agg(lead_id, ' ' ORDER BY lead_id) FROM pgautomate.lead_stages WHERE status = 'active'`); got != "1 2 3" {
+		t.Errorf("the leads %s are in, want 1 2 3", got)
+	}
 }

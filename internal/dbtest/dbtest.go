@@ -360,3 +360,44 @@ func withDatabase(server, name string) (string, error) {
 }
 
 func quote(name string) string { return pgx.Identifier{name}.Sanitize() }
+
+// Deadlock lets a lead enter a stage in a transaction, waits until what meanwhile is
+// called waits for it, and then lets another lead, which that holds, enter: so that
+// the other one is what the server ends. It returns what the other gave.
+func Deadlock(t testing.TB, pool *pgxpool.Pool, organization string, stage int64, last, first string, other func() error) error {
+	t.Helper()
+	ctx := t.Context()
+	tx, err := pool.Begin(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = tx.Rollback(context.WithoutCancel(ctx)) }()
+	enter := func(lead string) {
+		t.Helper()
+		_, err := tx.Exec(ctx, `INSERT INTO pgautomate.lead_stages (organization_id, lead_id, pipeline_stage_id) VALUES ($1, $2, $3)`, organization, lead, stage)
+		if err != nil {
+			t.Fatalf("the one that was to win: %v", err)
+		}
+	}
+	// Who waits for longer than this looks whether it waits in a circle, and gives way.
+	if _, err := tx.Exec(ctx, `SET LOCAL deadlock_timeout = '5min'`); err != nil {
+		t.Fatal(err)
+	}
+	enter(last)
+	var me int32
+	if err := tx.QueryRow(ctx, `SELECT pg_backend_pid()`).Scan(&me); err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan error, 1)
+	go func() { done <- other() }()
+	for waits := false; !waits; time.Sleep(5 * time.Millisecond) {
+		if err := pool.QueryRow(ctx, `SELECT EXISTS (SELECT FROM pg_stat_activity WHERE $1 = ANY (pg_blocking_pids(pid)))`, me).Scan(&waits); err != nil {
+			t.Fatal(err)
+		}
+	}
+	enter(first)
+	if err := tx.Commit(ctx); err != nil {
+		t.Fatal(err)
+	}
+	return <-done
+}
