@@ -65,6 +65,7 @@ func TestFaults(t *testing.T) {
 		{"replica identity DEFAULT for a while", nil, (*world).identity},
 		{"poison", nil, (*world).poison},
 		{"workers killed again and again", nil, (*world).workersKilled},
+		{"2 of 4 workers killed again and again", nil, (*world).halfOfWorkersKilled},
 		{alone, nil, (*world).silentCut},
 		{"network: silent cut that heals", nil, (*world).silentCutHeals},
 		{"network: silent cut of the active one, with a standby", []string{shortTimeout}, (*world).silentCutWithStandby},
