@@ -28,6 +28,7 @@ func (r *run) process(ctx context.Context, d *database, parts string) (*child, e
 	args := append([]string{}, r.Engine[1:]...)
 	args = append(args, "--only", parts, "--database-url", d.url, "--log-level", "warn")
 	p := &child{c: exec.CommandContext(ctx, r.Engine[0], args...), ended: make(chan error, 1)}
+	p.c.Stderr = r.Progress // warnings: figures that they come with are not to be trusted
 	out, err := p.c.StdoutPipe()
 	if err != nil {
 		return nil, err

@@ -37,7 +37,7 @@ var full = scale{
 	rows: 200_000, batches: 200_000, singles: 100_000, fires: 100_000, perTx: 1000,
 	pace: 1000, phase: 4 * time.Second, leads: 10_000, workers: 200, steady: 8 * time.Second,
 	claim: 1000, fewParked: 10_000, parked: 5_000_000, finished: 10_000_000,
-	importingOrgs: 100, imported: 16_000, importLimit: 600, importPer: "1 minute", importAfter: 80 * time.Second,
+	importingOrgs: 100, imported: 16_000, importLimit: 60, importPer: "1 minute", importAfter: 80 * time.Second,
 	edits: 11, large: 1_000_000,
 }
 
@@ -46,6 +46,6 @@ var quick = scale{
 	rows: 40_000, batches: 40_000, singles: 20_000, fires: 20_000, perTx: 1000,
 	pace: 1000, phase: 2 * time.Second, leads: 3_000, workers: 200, steady: 3 * time.Second,
 	claim: 1000, fewParked: 10_000, parked: 200_000, finished: 400_000,
-	importingOrgs: 100, imported: 1_600, importLimit: 60, importPer: "6 seconds", importAfter: 8 * time.Second,
+	importingOrgs: 100, imported: 1_600, importLimit: 6, importPer: "6 seconds", importAfter: 8 * time.Second,
 	edits: 5, large: 100_000,
 }

@@ -107,17 +107,18 @@ UPDATE pgautomate.work q SET status = 'queued', queued_at = now()
                ORDER BY a.perform_at, a.id LIMIT w.most FOR UPDATE SKIP LOCKED) d))
 RETURNING q.id, q.organization_id, q.action_type;
 
--- Timers that have run out: no start, so no token. lead_stage_actions_timer_idx.
+-- Timers that have run out: no start, so no token, but they run. lead_stage_actions_timer_idx.
 -- name: ClaimTimers :many
 UPDATE pgautomate.work q SET status = 'queued', queued_at = now()
  WHERE q.status = 'delayed' AND q.id = ANY (ARRAY(
        SELECT d.id
-         FROM (SELECT unnest(@organization_ids::text[]) AS organization_id, unnest(@action_types::text[]) AS action_type) w
+         FROM (SELECT unnest(@organization_ids::text[]) AS organization_id, unnest(@action_types::text[]) AS action_type,
+                      unnest(@most::bigint[]) AS most) w
         CROSS JOIN LATERAL (
               SELECT a.id FROM pgautomate.work a
                WHERE a.organization_id = w.organization_id AND a.action_type = w.action_type
                  AND a.status = 'delayed' AND NOT a.paused AND a.perform_at <= now()
-               ORDER BY a.perform_at, a.id LIMIT @most::bigint FOR UPDATE SKIP LOCKED) d))
+               ORDER BY a.perform_at, a.id LIMIT w.most FOR UPDATE SKIP LOCKED) d))
 RETURNING q.id, q.organization_id, q.action_type;
 
 -- name: SetLanes :exec
@@ -371,6 +372,10 @@ WITH moved AS (
 )
 UPDATE ONLY pgautomate.lead_stage_actions a SET lead_id = @new_id
   FROM moved WHERE a.lead_stage_id = moved.id;
+
+-- Organizations that are not like all others. organizations_weight_idx.
+-- name: Weights :many
+SELECT id, weight FROM pgautomate.organizations WHERE weight <> 1;
 
 -- The engine's tables that are twice as large as when they were last analyzed, or
 -- vacuumed, and ours to analyze. Reads the catalog; 64 pages are half a megabyte.

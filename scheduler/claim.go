@@ -3,6 +3,8 @@ package scheduler
 import (
 	"context"
 	"fmt"
+	"math/rand/v2"
+	"slices"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -13,6 +15,10 @@ import (
 	"github.com/pgautomate/pgautomate/jobs"
 )
 
+// heldByRunning is how soon a lane is looked at again that waits for the end of
+// something that runs.
+const heldByRunning = 200 * time.Millisecond
+
 // never is when a lane with nothing parked is looked at next: when a signal says so.
 var never = time.Date(9999, 1, 1, 0, 0, 0, 0, time.UTC)
 
@@ -22,10 +28,20 @@ type laneKey struct{ organization, actionType string }
 type lane struct {
 	laneKey
 	dbq.LaneHeadsRow
+
+	waits bool // there was no room for its turn, or not for all of it
 }
 
 func (l *lane) due() bool   { return l.PendingAt != nil && !l.PendingAt.After(l.Now) }
 func (l *lane) timer() bool { return l.TimerAt != nil && !l.TimerAt.After(l.Now) }
+
+// resumable is how many timers that have run out may go on.
+func (l *lane) resumable() int {
+	if !l.timer() || l.Budget == "" {
+		return Unlimited
+	}
+	return l.budget().Resumable()
+}
 
 func (l *lane) budget() Budget {
 	return Budget{MaxStarts: l.MaxStarts, MaxRunning: l.MaxRunning, Starts: l.Starts, Queued: l.Queued, Running: l.Running}
@@ -34,8 +50,14 @@ func (l *lane) budget() Budget {
 // nextAt says when the lane is next worth a look.
 func (l *lane) nextAt(s *Scheduler) time.Time {
 	next := never
-	if l.TimerAt != nil {
+	switch {
+	case l.TimerAt == nil:
+	case l.resumable() > 0:
 		next = *l.TimerAt
+	case *l.MaxRunning == 0:
+		next = l.Now.Add(s.LimitsAfter)
+	default:
+		next = l.Now.Add(heldByRunning)
 	}
 	switch {
 	case l.PendingAt == nil:
@@ -50,7 +72,7 @@ func (l *lane) nextAt(s *Scheduler) time.Time {
 	case Paused:
 		return earlier(next, l.Now.Add(s.LimitsAfter))
 	case HeldByRunning:
-		return earlier(next, l.Now.Add(200*time.Millisecond))
+		return earlier(next, l.Now.Add(heldByRunning))
 	case NotHeld:
 	}
 	return l.Now // to the end of the line
@@ -88,7 +110,7 @@ func (s *Scheduler) claim(ctx context.Context, room map[string]int, known []stri
 		if err != nil {
 			return err
 		}
-		carriers, err := s.take(ctx, q, lanes, room)
+		carriers, waits, err := s.take(ctx, q, keys, lanes, room)
 		if err != nil {
 			return err
 		}
@@ -98,7 +120,9 @@ func (s *Scheduler) claim(ctx context.Context, room map[string]int, known []stri
 			}
 		}
 		claimed = len(carriers)
-		// What is left, read after the claim.
+		// What is left, read after the claim. Who waits for room keeps his place.
+		keys = slices.DeleteFunc(keys, func(k laneKey) bool { return waits[k] })
+		organizations, actionTypes = columns(keys)
 		lanes, err = s.heads(ctx, q, organizations, actionTypes)
 		if err != nil {
 			return err
@@ -171,67 +195,96 @@ func (s *Scheduler) heads(ctx context.Context, q *dbq.Queries, organizations, ac
 	return lanes, nil
 }
 
-// take shares the room of each type among its lanes and claims.
-func (s *Scheduler) take(ctx context.Context, q *dbq.Queries, lanes map[laneKey]*lane, room map[string]int) ([]river.InsertManyParams, error) {
-	due := map[string]int{}
-	for _, l := range lanes {
-		if l.due() && l.budget().Allowance() > 0 {
-			due[l.actionType]++
-		}
-	}
-	var organizations, types, timerOrganizations, timerTypes []string
-	var most []int64
+// take shares the room of each type among its lanes, in the order of keys, and claims.
+// waits are lanes for whose turn there was no room.
+func (s *Scheduler) take(ctx context.Context, q *dbq.Queries, keys []laneKey, lanes map[laneKey]*lane, room map[string]int) (
+	carriers []river.InsertManyParams, waits map[laneKey]bool, err error,
+) {
 	// A budget of type '*' is one for all lanes of its organization.
 	type budgetKey struct{ organization, budget string }
 	taken := map[budgetKey]int{}
-	for _, l := range lanes {
-		left, ok := room[l.actionType]
-		if !ok {
-			left = s.LanesPerClaim // a type that nobody knows: to be failed
-		}
-		if left <= 0 {
+	line := map[string][]taker{} // of each type
+	placed := map[string][]*lane{}
+	var timers dbq.ClaimTimersParams
+	for _, k := range keys {
+		l := lanes[k]
+		if l == nil {
 			continue
 		}
-		if l.timer() {
-			timerOrganizations, timerTypes = append(timerOrganizations, l.organization), append(timerTypes, l.actionType)
+		key := budgetKey{l.organization, l.Budget}
+		budget := l.budget().Take(taken[key])
+		// What has started goes before what has not.
+		if n := min(s.TimersPerClaim, l.resumable()-taken[key]); l.timer() && n > 0 {
+			timers.OrganizationIds, timers.ActionTypes = append(timers.OrganizationIds, l.organization), append(timers.ActionTypes, l.actionType)
+			timers.Most = append(timers.Most, int64(n))
+			if l.MaxRunning != nil {
+				taken[key] += n
+				budget = budget.Take(n)
+			}
 		}
 		if !l.due() {
 			continue
 		}
-		k := budgetKey{l.organization, l.Budget}
-		n := share(left, due[l.actionType])
+		want := Unlimited
 		if l.Budget != "" {
-			n = min(n, l.budget().Take(taken[k]).Allowance())
+			if want = budget.Allowance(); want <= 0 {
+				continue
+			}
 		}
-		if n <= 0 {
-			continue
+		if l.Budget == anyType {
+			// Its lanes of other types want of the same: none is promised what another takes.
+			want = min(want, s.LanesPerClaim)
+			taken[key] += want
 		}
-		taken[k] += n
-		organizations, types, most = append(organizations, l.organization), append(types, l.actionType), append(most, int64(n))
+		line[l.actionType] = append(line[l.actionType], taker{s.weight(l.organization), s.credits[k], want})
+		placed[l.actionType] = append(placed[l.actionType], l)
 	}
-	var carriers []river.InsertManyParams
-	if len(organizations) > 0 {
-		rows, err := q.ClaimDue(ctx, dbq.ClaimDueParams{OrganizationIds: organizations, ActionTypes: types, Most: most})
+	var due dbq.ClaimDueParams
+	waits = map[laneKey]bool{}
+	for actionType, takers := range line {
+		left, ok := room[actionType]
+		if !ok {
+			left = s.LanesPerClaim // a type that nobody knows: to be failed
+		}
+		takes, credits, wait := deal(left, takers, rand.IntN)
+		for i, l := range placed[actionType] {
+			if takes[i] > 0 {
+				due.OrganizationIds, due.ActionTypes = append(due.OrganizationIds, l.organization), append(due.ActionTypes, l.actionType)
+				due.Most = append(due.Most, int64(takes[i]))
+			}
+			delete(s.credits, l.laneKey)
+			if wait[i] {
+				waits[l.laneKey] = true
+				s.credits[l.laneKey] = credits[i]
+			}
+		}
+	}
+	if len(timers.Most) > 0 {
+		rows, err := q.ClaimTimers(ctx, timers)
 		if err != nil {
-			return nil, fmt.Errorf("claim: %w", err)
+			return nil, nil, fmt.Errorf("timers: %w", err)
 		}
 		for _, r := range rows {
 			carriers = append(carriers, s.carrier(r.ID, r.ActionType, room))
 		}
 	}
-	if len(timerOrganizations) > 0 {
-		rows, err := q.ClaimTimers(ctx, dbq.ClaimTimersParams{
-			OrganizationIds: timerOrganizations, ActionTypes: timerTypes, Most: int64(s.TimersPerClaim),
-		})
+	if len(due.Most) > 0 {
+		rows, err := q.ClaimDue(ctx, due)
 		if err != nil {
-			return nil, fmt.Errorf("timers: %w", err)
+			return nil, nil, fmt.Errorf("claim: %w", err)
 		}
 		for _, r := range rows {
 			carriers = append(carriers, s.carrier(r.ID, r.ActionType, room))
 		}
 	}
-	return carriers, nil
+	return carriers, waits, nil
 }
+
+// anyType stands for all action types in a throttle.
+const anyType = "*"
+
+// weight is how many turns an organization has when others have one.
+func (s *Scheduler) weight(organization string) int { return max(1, s.weights[organization]) }
 
 // carrier makes the River job for an action; one whose type no worker knows goes
 // where it is failed with a clear word.

@@ -237,7 +237,7 @@ func TestNoQueryReadsMoreThanIsDue(t *testing.T) {
 		if err != nil {
 			return err
 		}
-		carriers, err := fake.take(ctx, q, lanes, map[string]int{"log": 100, "wait": 100})
+		carriers, _, err := fake.take(ctx, q, keys, lanes, map[string]int{"log": 100, "wait": 100})
 		claimed = len(carriers)
 		if err != nil {
 			return err

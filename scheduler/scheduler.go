@@ -52,6 +52,10 @@ type Scheduler struct {
 	KeepFinished time.Duration
 
 	wake chan struct{}
+	// weights are those of organizations that have another than 1, at most a second
+	// old; credits are what is left of turns that were cut short.
+	weights map[string]int
+	credits map[laneKey]int
 }
 
 // repliesDeleted bounds how many old replies one statement deletes, every DeadAfter/6.
@@ -87,6 +91,7 @@ func (s *Scheduler) Init() {
 		s.ReplyRetention = 30 * 24 * time.Hour
 	}
 	s.wake = make(chan struct{}, 1)
+	s.credits = map[laneKey]int{}
 }
 
 // Wake makes the scheduler look at once. It never blocks.
@@ -111,6 +116,9 @@ func (s *Scheduler) Run(ctx context.Context) error {
 		busy, err := false, error(nil)
 		if time.Since(capacityAt) > time.Second {
 			if capacity, err = s.capacity(ctx); err == nil {
+				err = s.loadWeights(ctx)
+			}
+			if err == nil {
 				capacityAt = time.Now()
 			}
 		}
@@ -222,6 +230,19 @@ func (s *Scheduler) capacity(ctx context.Context) (map[string]int64, error) {
 		capacity[r.ActionType] = r.Capacity
 	}
 	return capacity, nil
+}
+
+// loadWeights reads organizations' weights.
+func (s *Scheduler) loadWeights(ctx context.Context) error {
+	rows, err := dbq.New(s.Pool).Weights(ctx)
+	if err != nil {
+		return fmt.Errorf("weights: %w", err)
+	}
+	s.weights = make(map[string]int, len(rows))
+	for _, r := range rows {
+		s.weights[r.ID] = int(r.Weight)
+	}
+	return nil
 }
 
 // rescue gives the actions of dead workers, and carriers that got lost, another go.

@@ -70,10 +70,73 @@ func (b Budget) Held() Held {
 	}
 }
 
-// share divides room among n takers, at least one each as long as there is room.
-func share(room, n int) int {
-	if n <= 0 || room <= 0 {
-		return 0
+// Resumable is how many more actions that have started already may go on after their
+// timers: no start, so MaxStarts says nothing to it.
+func (b Budget) Resumable() int {
+	if b.MaxRunning == nil {
+		return Unlimited
 	}
-	return max(1, room/n)
+	return int(max(int64(*b.MaxRunning)-b.Queued-b.Running, 0))
+}
+
+// taker is a lane in a claim.
+type taker struct {
+	weight int // of its organization, at least 1
+	credit int // what is left of a turn that was cut short; 0: a new turn
+	want   int // at most so many
+}
+
+// deal shares room among takers that stand in line, the longest waiting first, by
+// deficit round robin: in its turn each takes its weight, as often as all of them can;
+// what is left then is drawn by lot, by weight. Where there is too little room for
+// everybody's turn, who is cut short keeps his place with what is left of his turn as
+// credit, and those behind him keep theirs. So whatever the room of a single claim,
+// over time each gets in proportion to its weight what it wants and there is.
+// random gives a number from 0 to n-1.
+func deal(room int, line []taker, random func(n int) int) (takes, credits []int, waits []bool) {
+	takes, credits, waits = make([]int, len(line)), make([]int, len(line)), make([]bool, len(line))
+	weights := 0
+	for _, t := range line {
+		if t.want > 0 {
+			weights += t.weight
+		}
+	}
+	if weights == 0 {
+		return takes, credits, waits
+	}
+	rounds := max(1, room/weights)
+	for i, t := range line {
+		turn := t.weight * rounds
+		if t.credit > 0 {
+			turn = t.credit
+		}
+		turn = min(turn, t.want)
+		takes[i] = min(turn, max(room, 0))
+		room -= takes[i]
+		if takes[i] < turn {
+			credits[i], waits[i] = turn-takes[i], true
+		}
+	}
+	for ; room > 0; room-- {
+		weights = 0
+		for i, t := range line {
+			if takes[i] < t.want {
+				weights += t.weight
+			}
+		}
+		if weights == 0 {
+			break
+		}
+		lot := random(weights)
+		for i, t := range line {
+			if takes[i] >= t.want {
+				continue
+			}
+			if lot -= t.weight; lot < 0 {
+				takes[i]++
+				break
+			}
+		}
+	}
+	return takes, credits, waits
 }

@@ -3,6 +3,7 @@ package scheduler
 import (
 	"context"
 	"fmt"
+	"math/rand/v2"
 	"slices"
 	"testing"
 	"time"
@@ -166,24 +167,103 @@ func TestThrottleIsUsed(t *testing.T) {
 	}
 }
 
-func TestShare(t *testing.T) {
+// TestDeal: never more than there is room for, nobody more than he wants, nothing is
+// left while anybody wants more, nobody who stands before loses to one who stands
+// behind, and with room for all turns each gets his weight at least.
+func TestDeal(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
-		room, takers := rapid.IntRange(-5, 500).Draw(t, "room"), rapid.IntRange(0, 500).Draw(t, "takers")
-		n := share(room, takers)
-		switch {
-		case room <= 0 || takers == 0:
-			if n != 0 {
-				t.Fatalf("share(%d, %d) = %d", room, takers, n)
+		room := rapid.IntRange(-5, 500).Draw(t, "room")
+		line := rapid.SliceOfN(rapid.Custom(func(t *rapid.T) taker {
+			return taker{
+				weight: rapid.SampledFrom([]int{1, 1, 1, 2, 7, 100}).Draw(t, "weight"), credit: rapid.IntRange(0, 5).Draw(t, "credit"),
+				want: rapid.SampledFrom([]int{1, 3, 50, Unlimited}).Draw(t, "want"),
 			}
-		case n < 1:
-			t.Fatalf("share(%d, %d) = %d: nobody may go without", room, takers, n)
-		case takers <= room && n*takers > room, takers > room && n != 1:
-			t.Fatalf("share(%d, %d) = %d: more than there is", room, takers, n)
-		case takers <= room && room-n*takers >= takers:
-			t.Fatalf("share(%d, %d) = %d: less than there is", room, takers, n)
+		}), 0, 300).Draw(t, "line")
+		takes, credits, waits := deal(room, line, func(n int) int { return rapid.IntRange(0, n-1).Draw(t, "lot") })
+		given, wanted, weights, cut := 0, false, 0, false
+		for i, n := range takes {
+			given += n
+			weights += line[i].weight
+			wanted = wanted || n < line[i].want
+			if n < 0 || n > line[i].want {
+				t.Fatalf("%d of %d that it wants", n, line[i].want)
+			}
+			if n > 0 && cut {
+				t.Fatalf("%d took from whom stands before it: %v", i, takes)
+			}
+			cut = cut || waits[i]
+			if waits[i] != (credits[i] > 0) {
+				t.Fatalf("waits %v with %d to come", waits[i], credits[i])
+			}
+		}
+		if given > max(room, 0) {
+			t.Fatalf("%d were given of %d", given, room)
+		}
+		if wanted && given < room {
+			t.Fatalf("%d were given of %d, and more were wanted", given, room)
+		}
+		for i, n := range takes {
+			if weights <= room && line[i].credit == 0 && n < min(line[i].weight, line[i].want) && slices.Max(creditsOf(line)) == 0 {
+				t.Fatalf("weight %d got %d of %d", line[i].weight, n, room)
+			}
 		}
 	})
+}
+
+func creditsOf(line []taker) []int {
+	list := []int{0}
+	for _, t := range line {
+		list = append(list, t.credit)
+	}
+	return list
+}
+
+// TestDealIsFair: whatever the room of each claim, over time each gets in proportion
+// to its weight; with weights of 1, everybody the same.
+func TestDealIsFair(t *testing.T) {
+	t.Parallel()
+	for _, weights := range [][]int{{1, 1, 1, 1, 1}, {3, 1}, {10, 1, 1, 1, 4}, {1, 100}} {
+		for _, room := range []int{1, 2, 7, 50, 400} {
+			type standing struct{ taker, place int }
+			rnd := rand.New(rand.NewPCG(1, 2)) //nolint:gosec // the same each time
+			var line []standing
+			got, credit := make([]int, len(weights)), make([]int, len(weights))
+			for i := range weights {
+				line = append(line, standing{taker: i})
+			}
+			const wanted = 40_000
+			for given := 0; given < wanted; given += room {
+				// A claim takes at most as many lanes as it has room for, as LockLanes does.
+				head := line[:min(room, len(line))]
+				var takers []taker
+				for _, l := range head {
+					takers = append(takers, taker{weights[l.taker], credit[l.taker], Unlimited})
+				}
+				takes, credits, waits := deal(room, takers, rnd.IntN)
+				var stay, served []standing
+				for i, l := range head {
+					got[l.taker] += takes[i]
+					credit[l.taker] = credits[i]
+					if waits[i] {
+						stay = append(stay, l)
+					} else {
+						served = append(served, l)
+					}
+				}
+				line = slices.Concat(stay, line[len(head):], served)
+			}
+			sum := 0
+			for _, w := range weights {
+				sum += w
+			}
+			for i, w := range weights {
+				if want := float64(wanted) * float64(w) / float64(sum); float64(got[i]) < 0.85*want-float64(room) || float64(got[i]) > 1.15*want+float64(room) {
+					t.Errorf("weights %v, room %d: got %v, want %.0f for the one of %d", weights, room, got, want, w)
+				}
+			}
+		}
+	}
 }
 
 func TestNextAt(t *testing.T) {
@@ -210,12 +290,18 @@ func TestNextAt(t *testing.T) {
 		"held by what runs":                {dbq.LaneHeadsRow{PendingAt: at(0), MaxRunning: limit(3), Running: 3}, now.Add(200 * time.Millisecond)},
 		"paused":                           {dbq.LaneHeadsRow{PendingAt: at(0), MaxStarts: limit(0)}, now.Add(5 * time.Second)},
 		"paused by what may run":           {dbq.LaneHeadsRow{PendingAt: at(0), MaxRunning: limit(0)}, now.Add(5 * time.Second)},
+		"a timer, all that may run do":     {dbq.LaneHeadsRow{TimerAt: at(-time.Second), MaxRunning: limit(3), Running: 2, Queued: 1}, now.Add(200 * time.Millisecond)},
+		"a timer, paused":                  {dbq.LaneHeadsRow{TimerAt: at(-time.Second), MaxRunning: limit(0)}, now.Add(5 * time.Second)},
+		"a timer, no start is left":        {dbq.LaneHeadsRow{TimerAt: at(-time.Second), MaxStarts: limit(0)}, now.Add(-time.Second)},
 		"paused, nothing due yet":          {dbq.LaneHeadsRow{PendingAt: at(time.Hour), MaxStarts: limit(0)}, now.Add(time.Hour)},
 		"limits with room":                 {dbq.LaneHeadsRow{PendingAt: at(0), MaxStarts: limit(5), Starts: 3, Queued: 1, MaxRunning: limit(9), Running: 7}, now},
 		"held by starts of a lower limit":  {dbq.LaneHeadsRow{PendingAt: at(0), MaxStarts: limit(5), Starts: 50, FreesAt: *at(time.Second)}, now.Add(time.Second)},
 		"due in the past, timer in it too": {dbq.LaneHeadsRow{PendingAt: at(-time.Hour), TimerAt: at(-time.Minute)}, now},
 	} {
 		c.row.Now = now
+		if c.row.MaxStarts != nil || c.row.MaxRunning != nil {
+			c.row.Budget = "log"
+		}
 		l := &lane{LaneHeadsRow: c.row}
 		want := c.want
 		if name == "due in the past, timer in it too" {

@@ -162,9 +162,15 @@ const getOrganization = `-- name: GetOrganization :one
 SELECT id, name, time_zone FROM pgautomate.organizations WHERE id = $1
 `
 
-func (q *Queries) GetOrganization(ctx context.Context, id string) (PgautomateOrganization, error) {
+type GetOrganizationRow struct {
+	ID       string
+	Name     string
+	TimeZone string
+}
+
+func (q *Queries) GetOrganization(ctx context.Context, id string) (GetOrganizationRow, error) {
 	row := q.db.QueryRow(ctx, getOrganization, id)
-	var i PgautomateOrganization
+	var i GetOrganizationRow
 	err := row.Scan(&i.ID, &i.Name, &i.TimeZone)
 	return i, err
 }

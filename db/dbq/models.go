@@ -137,13 +137,6 @@ type PgautomateObjectRelation struct {
 	ForeignKey        string
 }
 
-// Optional: an organization without a row here has the time zone UTC.
-type PgautomateOrganization struct {
-	ID       string
-	Name     string
-	TimeZone string
-}
-
 type PgautomatePipeline struct {
 	ID             int64
 	OrganizationID string

@@ -155,19 +155,20 @@ const claimTimers = `-- name: ClaimTimers :many
 UPDATE pgautomate.work q SET status = 'queued', queued_at = now()
  WHERE q.status = 'delayed' AND q.id = ANY (ARRAY(
        SELECT d.id
-         FROM (SELECT unnest($1::text[]) AS organization_id, unnest($2::text[]) AS action_type) w
+         FROM (SELECT unnest($1::text[]) AS organization_id, unnest($2::text[]) AS action_type,
+                      unnest($3::bigint[]) AS most) w
         CROSS JOIN LATERAL (
               SELECT a.id FROM pgautomate.work a
                WHERE a.organization_id = w.organization_id AND a.action_type = w.action_type
                  AND a.status = 'delayed' AND NOT a.paused AND a.perform_at <= now()
-               ORDER BY a.perform_at, a.id LIMIT $3::bigint FOR UPDATE SKIP LOCKED) d))
+               ORDER BY a.perform_at, a.id LIMIT w.most FOR UPDATE SKIP LOCKED) d))
 RETURNING q.id, q.organization_id, q.action_type
 `
 
 type ClaimTimersParams struct {
 	OrganizationIds []string
 	ActionTypes     []string
-	Most            int64
+	Most            []int64
 }
 
 type ClaimTimersRow struct {
@@ -176,7 +177,7 @@ type ClaimTimersRow struct {
 	ActionType     string
 }
 
-// Timers that have run out: no start, so no token. lead_stage_actions_timer_idx.
+// Timers that have run out: no start, so no token, but they run. lead_stage_actions_timer_idx.
 func (q *Queries) ClaimTimers(ctx context.Context, arg ClaimTimersParams) ([]ClaimTimersRow, error) {
 	rows, err := q.db.Query(ctx, claimTimers, arg.OrganizationIds, arg.ActionTypes, arg.Most)
 	if err != nil {
@@ -1291,6 +1292,36 @@ func (q *Queries) TakeStalled(ctx context.Context) ([]int64, error) {
 			return nil, err
 		}
 		items = append(items, lead_stage_id)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
+const weights = `-- name: Weights :many
+SELECT id, weight FROM pgautomate.organizations WHERE weight <> 1
+`
+
+type WeightsRow struct {
+	ID     string
+	Weight int32
+}
+
+// Organizations that are not like all others. organizations_weight_idx.
+func (q *Queries) Weights(ctx context.Context) ([]WeightsRow, error) {
+	rows, err := q.db.Query(ctx, weights)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []WeightsRow
+	for rows.Next() {
+		var i WeightsRow
+		if err := rows.Scan(&i.ID, &i.Weight); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
 	}
 	if err := rows.Err(); err != nil {
 		return nil, err
