@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -46,6 +47,7 @@ func TestFaults(t *testing.T) {
 		{"kill -9, a standby takes over", nil, (*world).killWithStandby},
 		{"kill -9 while timers come due", nil, (*world).timersKilled},
 		{"kill -9 while waits end", nil, (*world).waitsKilled},
+		{"kill -9 in the midst of 2,000 triggers of workflows", nil, func(w *world) { w.notificationsKilled(2000, 3) }},
 		{"server: immediate shutdown and restart", nil, (*world).crashes},
 		{"kill -9 of engine and server at one time", nil, (*world).killBoth},
 		{"server: sessions terminated", nil, (*world).terminations},
@@ -90,12 +92,16 @@ func TestFaults(t *testing.T) {
 		})
 	}
 	t.Run("disk full", func(t *testing.T) { t.Parallel(); diskFull(t) })
-	for _, place := range failpoints {
+	for _, place := range slices.Concat(failpoints, notificationFailpoints) {
 		t.Run("failpoint "+place, func(t *testing.T) {
 			t.Parallel()
 			w := newWorld(t, "failpoint "+place)
 			w.binary = build(t, "failpoints")
-			w.failpoint(place)
+			if slices.Contains(notificationFailpoints, place) {
+				w.notificationFailpoint(place)
+			} else {
+				w.failpoint(place)
+			}
 		})
 	}
 }
@@ -1010,6 +1016,48 @@ var failpoints = []string{
 	"slot-intended", "slot-made", "firings-copied", "firing-jobs-inserted", "apply-before-commit", "apply-after-commit",
 }
 
+// notificationFailpoints are come by when workflows are triggered.
+var notificationFailpoints = []string{"trigger-accepted", "trigger-before-queue", "fan-out-before-commit", "fan-out-after-commit"}
+
+// notificationFailpoint kills the engine by its own hand while triggers for topics,
+// broadcasts and single subscribers come in.
+func (w *world) notificationFailpoint(place string) {
+	n := newNotified(w)
+	ctx, cancel := context.WithTimeout(w.t.Context(), caughtUpWithin)
+	defer cancel()
+	recipients := []any{"s1", map[string]any{"type": "Topic", "topicKey": "all"}, []any{"s2", "s3", map[string]any{"type": "Topic", "topicKey": "all"}}}
+	events, notifications := 0, 0
+	var group sync.WaitGroup
+	for _, visit := range []int{1, 2, 5} {
+		p := n.start("PGAUTOMATE_FAILPOINT=" + place + ":" + strconv.Itoa(visit))
+		p.awaitReady()
+		for range 2 {
+			for _, to := range recipients {
+				no := events
+				group.Go(func() { n.trigger(ctx, no, to) })
+				events++
+			}
+			notifications += 1 + 2*notifiedSubscribers
+		}
+		select {
+		case <-p.done:
+		case <-time.After(caughtUpWithin):
+			w.t.Fatalf("%s was not come by %d times", place, visit)
+		}
+		if s, ok := p.cmd.ProcessState.Sys().(syscall.WaitStatus); !ok || s.Signal() != syscall.SIGKILL {
+			w.t.Fatalf("it ended with %v", p.cmd.ProcessState)
+		}
+		w.times++
+	}
+	p := n.start()
+	p.awaitReady()
+	group.Wait()
+	began := time.Now()
+	n.ended(int64(events), int64(notifications))
+	report.add(result{fault: w.fault, times: w.times, firings: events, actions: time.Since(began)})
+	p.terminate()
+}
+
 // failpoint kills the engine by its own hand: at the first visit of the place, then, after
 // each restart, at the second, and at the fifth.
 func (w *world) failpoint(place string) {
@@ -1070,7 +1118,7 @@ func TestFailpointsComplete(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := slices.Sorted(slices.Values(failpoints))
+	want := slices.Sorted(slices.Values(slices.Concat(failpoints, notificationFailpoints)))
 	slices.Sort(found)
 	if !slices.Equal(found, want) {
 		t.Errorf("in the source: %v\nin the list: %v", found, want)

@@ -6,10 +6,21 @@ import (
 	"time"
 )
 
-// The two most frequent faults, for a short time, with all other tests.
+// The most frequent faults, for a short time, with all other tests.
 func TestSmoke(t *testing.T) {
 	needsBinaries(t)
-	w := newWorld(t, "kill -9 and crash of the server")
+	t.Cleanup(func() { t.Logf("\n%s", &report) })
+	t.Run("feed", func(t *testing.T) {
+		t.Parallel()
+		newWorld(t, "kill -9 and crash of the server").feedKilled()
+	})
+	t.Run("notifications", func(t *testing.T) {
+		t.Parallel()
+		newWorld(t, "kill -9 in the midst of triggers").notificationsKilled(200, 1)
+	})
+}
+
+func (w *world) feedKilled() {
 	// The feed is killed, the workers are not: what a killed worker leaves is taken over
 	// within a minute, which is too long for this test.
 	worker := w.run("--only", "scheduler,workers")
@@ -26,7 +37,6 @@ func TestSmoke(t *testing.T) {
 	w.oracleSees()
 	p.terminate()
 	worker.terminate()
-	t.Logf("\n%s", &report)
 }
 
 // oracleSees spoils what is right and wants the oracle to notice.
