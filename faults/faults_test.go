@@ -1030,7 +1030,7 @@ func (w *world) notificationFailpoint(place string) {
 	var group sync.WaitGroup
 	for _, visit := range []int{1, 2, 5} {
 		p := n.start("PGAUTOMATE_FAILPOINT=" + place + ":" + strconv.Itoa(visit))
-		p.awaitReady()
+		p.readyOrDead() // what was not answered before comes again, and may be its end at once
 		for range 2 {
 			for _, to := range recipients {
 				no := events
