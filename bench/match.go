@@ -188,8 +188,15 @@ func (r *run) matchWorld(ctx context.Context, name string, organizations, trigge
 	var t turns
 	var fired []trigger.Firing
 	fires, matched := 0, 0
+	var next [trigger.Window]*change.Change
 	for range r.reps {
 		value, err := r.timed(ctx, len(changes), func(i int) error {
+			if i%trigger.Window == 0 {
+				for k := range next {
+					next[k] = &changes[(i+k)%len(changes)]
+				}
+				set.Expect(next[:])
+			}
 			var err error
 			fired, _, err = set.Match(fired[:0], &changes[i])
 			fires, matched = fires+len(fired), matched+1

@@ -60,6 +60,7 @@ type batch struct {
 	outdatedType string // that the mirror must read again
 
 	replies replies
+	ahead   ahead
 
 	quiet  int // changes since the clock was last looked at
 	spoken time.Time
@@ -126,6 +127,9 @@ func (b *batch) commit(ctx context.Context, c *change.Commit) error {
 	// A commit may be larger than memory: nothing here may grow with it. What is
 	// kept of a change is copied, for a row or an id keeps the block that it is in.
 	err = c.Each(func(ch *change.Change) error {
+		if c.Large == nil {
+			b.ahead.step(b.set)
+		}
 		if ch.Object == catalog.Definitions {
 			d := *ch // these are in memory anyway, as triggers
 			d.After, d.ID = bytes.Clone(ch.After), strings.Clone(ch.ID)

@@ -399,6 +399,7 @@ func (b *batch) run(ctx context.Context, commits []*change.Commit, must bool) er
 	if err := b.arm(ctx); err != nil {
 		return err
 	}
+	b.ahead.commits = commits
 	for _, c := range commits {
 		if err := b.advance(ctx, c); err != nil {
 			return err

@@ -146,7 +146,7 @@ func (w *world) changes(n int) []change.Change {
 func (w *world) run(b *testing.B) {
 	b.Helper()
 	changes := w.changes(20_000)
-	one := func(match func([]Firing, *change.Change) ([]Firing, Counters, error)) func(*testing.B) {
+	one := func(match func([]Firing, *change.Change) ([]Firing, Counters, error), expect bool) func(*testing.B) {
 		return func(b *testing.B) {
 			b.ReportAllocs()
 			var (
@@ -155,7 +155,14 @@ func (w *world) run(b *testing.B) {
 				fired int
 			)
 			i := 0
+			var next [Window]*change.Change
 			for b.Loop() {
+				if expect && i%Window == 0 {
+					for k := range next {
+						next[k] = &changes[(i+k)%len(changes)]
+					}
+					w.set.Expect(next[:])
+				}
 				var n Counters
 				var err error
 				if dst, n, err = match(dst[:0], &changes[i%len(changes)]); err != nil {
@@ -172,8 +179,9 @@ func (w *world) run(b *testing.B) {
 			b.ReportMetric(float64(fired)/float64(b.N), "fires/op")
 		}
 	}
-	b.Run("index", one(w.set.Match))
-	b.Run("scan", one(w.set.matchAll))
+	b.Run("index", one(w.set.Match, true))
+	b.Run("unexpected", one(w.set.Match, false))
+	b.Run("scan", one(w.set.matchAll, false))
 }
 
 func BenchmarkMillion(b *testing.B) { newWorld(b, 20_000, 50).run(b) }

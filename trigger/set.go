@@ -67,12 +67,13 @@ type Recovered struct {
 
 // Set holds all live triggers. It belongs to one goroutine.
 type Set struct {
-	types  map[string]*objectType
-	last   *objectType // of the last change
-	groups []*group    // nil where one was given up
-	free   []uint32    // indexes of those
-	byID   map[int64]place
-	broken map[int64]*brokenTrigger
+	types    map[string]*objectType
+	last     *objectType // of the last change
+	expected expected    // see Expect
+	groups   []*group    // nil where one was given up
+	free     []uint32    // indexes of those
+	byID     map[int64]place
+	broken   map[int64]*brokenTrigger
 
 	locations []*time.Location
 	names     interner
@@ -501,6 +502,7 @@ func (s *Set) group(t *objectType, organization string) *group {
 		s.groups = append(s.groups, g)
 	}
 	t.groups.put(g)
+	s.expected.n = 0
 	return g
 }
 
@@ -666,6 +668,7 @@ func (s *Set) drop(g *group, number uint32) {
 	delete(s.byID, e.id)
 	if g.leave(number); g.live == 0 {
 		g.typ.groups.remove(g)
+		s.expected.n = 0
 		s.groups[g.number] = nil
 		s.free = append(s.free, g.number)
 	}
@@ -806,7 +809,7 @@ func (s *Set) Match(dst []Firing, c *change.Change) (firings []Firing, counters 
 		}
 		s.last = t
 	}
-	g := t.groups.get(c.Organization)
+	g := s.groupOf(t, c)
 	if g == nil {
 		return dst, Counters{}, nil
 	}
