@@ -159,6 +159,7 @@ type Engine struct {
 	feed      *feed.Feed
 	matcher   *firing.Matcher
 	scheduler *scheduler.Scheduler
+	slots     *jobs.Slots // nil: this process does not claim for itself
 	lifecycle *scheduler.Lifecycle
 	waits     *scheduler.Waits
 	runs      *scheduler.Runs
@@ -359,11 +360,26 @@ func (e *Engine) Prepare(ctx context.Context) error {
 		Lifecycle: e.lifecycle, Registry: e.registry, Vars: e.vars, GoalMet: e.goalMet, Suppressed: e.suppressed, Step: e.notifications, Logger: e.logger,
 		Timeout: e.cfg.ActionTimeout, VisibleWithin: e.cfg.VisibleWithin,
 	}
+	if e.claims() {
+		types, err := e.types()
+		if err != nil {
+			return err
+		}
+		places := map[string]int{}
+		for _, t := range types {
+			places[t] = e.cfg.WorkersPerType
+		}
+		e.slots = jobs.NewSlots(e.executor, places, e.scheduler.Wake)
+		e.scheduler.Here = e.slots
+	}
 	if e.cfg.has(FeedPart) {
 		return e.prepareFeed(ctx)
 	}
 	return nil
 }
+
+// claims says whether this process claims actions for its own workers.
+func (e *Engine) claims() bool { return e.cfg.has(SchedulerPart) && e.cfg.has(WorkersPart) }
 
 func (e *Engine) prepareWorker(ctx context.Context) error {
 	hostname, _ := os.Hostname()
@@ -384,9 +400,9 @@ func (e *Engine) prepareWorker(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("capacity: %w", err)
 	}
-	e.worker = dbq.HeartbeatParams{Hostname: hostname, Pid: int32(os.Getpid()), Capacity: raw}
+	e.worker = dbq.HeartbeatParams{Hostname: hostname, Pid: int32(os.Getpid()), Capacity: raw, Claims: e.claims()}
 	e.worker.ID, err = dbq.New(e.pool).AddWorker(ctx, dbq.AddWorkerParams{
-		Hostname: e.worker.Hostname, Pid: e.worker.Pid, Capacity: e.worker.Capacity,
+		Hostname: e.worker.Hostname, Pid: e.worker.Pid, Capacity: e.worker.Capacity, Claims: e.worker.Claims,
 	})
 	if err != nil {
 		return fmt.Errorf("this process can't be registered in pgautomate.workers: %w", err)
@@ -568,8 +584,14 @@ func (e *Engine) Run(ctx context.Context) error {
 			return e.feed.Run(parts)
 		})
 	}
-	if e.cfg.has(SchedulerPart) {
-		group.Go(func() error { return e.scheduler.Run(parts) })
+	claimed := make(chan struct{}) // the scheduler has ended
+	if !e.cfg.has(SchedulerPart) {
+		close(claimed)
+	} else {
+		group.Go(func() error {
+			defer close(claimed)
+			return e.scheduler.Run(parts)
+		})
 		group.Go(func() error { e.waits.Tend(parts); return nil })
 		group.Go(func() error { e.sweepNotifications(parts); return nil })
 	}
@@ -579,6 +601,7 @@ func (e *Engine) Run(ctx context.Context) error {
 	group.Go(func() error {
 		defer stopBeat()
 		<-parts.Done()
+		<-claimed
 		return e.stopWorkers(context.WithoutCancel(ctx))
 	})
 	err := group.Wait()
@@ -592,16 +615,21 @@ func (e *Engine) stopWorkers(ctx context.Context) error {
 	if !e.cfg.has(WorkersPart) {
 		return e.removeWorker(ctx)
 	}
+	const hardTimeout = 10 * time.Second
 	soft, cancel := context.WithTimeout(ctx, e.cfg.DrainTimeout)
 	defer cancel()
-	if err := e.river.Stop(soft); err != nil {
-		hard, cancel := context.WithTimeout(ctx, 10*time.Second)
+	here := make(chan bool, 1)
+	go func() { here <- e.slots == nil || e.slots.Stop(soft, hardTimeout) }()
+	err := e.river.Stop(soft)
+	if err != nil {
+		hard, cancel := context.WithTimeout(ctx, hardTimeout)
 		defer cancel()
-		if err := e.river.StopAndCancel(hard); err != nil {
-			// What still runs is given to another worker when our heartbeat stops.
-			e.logger.Warn("some actions did not end in time; they run again elsewhere", "error", err)
-			return nil
-		}
+		err = e.river.StopAndCancel(hard)
+	}
+	if ended := <-here; err != nil || !ended {
+		// What still runs is given to another worker when our heartbeat stops.
+		e.logger.Warn("some actions did not end in time; they run again elsewhere", "error", err)
+		return nil
 	}
 	return e.removeWorker(ctx)
 }

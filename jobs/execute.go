@@ -124,12 +124,17 @@ type Executor struct {
 	VisibleWithin time.Duration
 }
 
-// Run carries out one attempt of an action.
+// Run carries out one attempt of a queued action.
 func (e *Executor) Run(ctx context.Context, id int64) error {
 	s, err := e.Lifecycle.Start(ctx, id)
 	if err != nil || s == nil {
 		return err
 	}
+	return e.RunStarted(ctx, s)
+}
+
+// RunStarted carries out the attempt of an action that was started for this process.
+func (e *Executor) RunStarted(ctx context.Context, s *Started) error {
 	if e.Vars != nil {
 		s.Action.Vars = e.Vars(s)
 	}

@@ -22,14 +22,17 @@ INSERT INTO pgautomate.lanes AS l (organization_id, action_type, next_at)
 SELECT organization_id, action_type, min(perform_at) FROM gone GROUP BY 1, 2 ORDER BY 1, 2
 ON CONFLICT (organization_id, action_type) DO UPDATE SET next_at = least(l.next_at, excluded.next_at);
 
--- Queued and running by type, all organizations. lead_stage_actions_in_flight_idx; reads only what is in flight.
+-- Queued and running by type, all organizations, but for what those run that claim for themselves.
+-- lead_stage_actions_in_flight_idx; reads only what is in flight.
 -- name: InFlight :many
 SELECT action_type, count(*) AS actions FROM pgautomate.work
- WHERE status IN ('queued', 'running') GROUP BY action_type;
+ WHERE status IN ('queued', 'running')
+   AND (worker_id IS NULL OR worker_id NOT IN (SELECT w.id FROM pgautomate.workers w WHERE w.claims))
+ GROUP BY action_type;
 
--- What live workers can run at once, by type.
+-- What live workers can run at once, by type; 0 of those that claim for themselves.
 -- name: WorkerCapacity :many
-SELECT c.key::text AS action_type, sum(c.value::integer)::bigint AS capacity
+SELECT c.key::text AS action_type, sum(CASE WHEN w.claims THEN 0 ELSE c.value::integer END)::bigint AS capacity
   FROM pgautomate.workers w CROSS JOIN LATERAL jsonb_each_text(w.capacity) c
  WHERE w.heartbeat_at > now() - make_interval(secs => @dead_after_seconds)
  GROUP BY 1;
@@ -121,6 +124,69 @@ UPDATE pgautomate.work q SET status = 'queued', queued_at = now()
                ORDER BY a.perform_at, a.id LIMIT w.most FOR UPDATE SKIP LOCKED) d))
 RETURNING q.id, q.organization_id, q.action_type;
 
+-- The due-query for this process's own workers: what ClaimDue and StartActions do, in one.
+-- name: StartDue :many
+UPDATE pgautomate.work q
+   SET status = 'running', worker_id = @worker_id::bigint, fence = q.fence + 1, queued_at = now(),
+       started_at = CASE WHEN q.timer THEN q.started_at ELSE now() END,
+       attempt = q.attempt + CASE WHEN q.timer THEN 0 ELSE 1 END
+ WHERE q.status = 'pending' AND q.id = ANY (ARRAY(
+       SELECT d.id
+         FROM (SELECT unnest(@organization_ids::text[]) AS organization_id, unnest(@action_types::text[]) AS action_type,
+                      unnest(@most::bigint[]) AS most) w
+        CROSS JOIN LATERAL (
+              SELECT a.id FROM pgautomate.work a
+               WHERE a.organization_id = w.organization_id AND a.action_type = w.action_type
+                 AND a.status = 'pending' AND a.perform_at IS NOT NULL AND NOT a.paused AND a.perform_at <= now()
+               ORDER BY a.perform_at, a.id LIMIT w.most FOR UPDATE SKIP LOCKED) d))
+RETURNING q.id, q.organization_id, q.lead_id, q.lead_stage_id, q.sequence_number, q.action_type, q.params, q.attempt,
+          q.max_attempts, q.perform_at, q.result, q.object_type, q.firing_id, q.firing_at, q.cause, q.depth, q.fence,
+          q.timer, q.waiting_since, q.asks_goal, q.waits_from,
+          (q.tableoid = 'pgautomate.notification_jobs'::regclass)::boolean AS notification, now()::timestamptz AS now,
+          (q.lead_stage_id IS NULL OR EXISTS (
+              SELECT FROM pgautomate.lead_stages s WHERE s.id = q.lead_stage_id AND s.status = 'active'))::boolean AS wanted;
+
+-- The same of timers that have run out. lead_stage_actions_timer_idx.
+-- name: StartTimers :many
+UPDATE pgautomate.work q
+   SET status = 'running', worker_id = @worker_id::bigint, fence = q.fence + 1, queued_at = now(),
+       started_at = CASE WHEN q.timer THEN q.started_at ELSE now() END,
+       attempt = q.attempt + CASE WHEN q.timer THEN 0 ELSE 1 END
+ WHERE q.status = 'delayed' AND q.id = ANY (ARRAY(
+       SELECT d.id
+         FROM (SELECT unnest(@organization_ids::text[]) AS organization_id, unnest(@action_types::text[]) AS action_type,
+                      unnest(@most::bigint[]) AS most) w
+        CROSS JOIN LATERAL (
+              SELECT a.id FROM pgautomate.work a
+               WHERE a.organization_id = w.organization_id AND a.action_type = w.action_type
+                 AND a.status = 'delayed' AND NOT a.paused AND a.perform_at <= now()
+               ORDER BY a.perform_at, a.id LIMIT w.most FOR UPDATE SKIP LOCKED) d))
+RETURNING q.id, q.organization_id, q.lead_id, q.lead_stage_id, q.sequence_number, q.action_type, q.params, q.attempt,
+          q.max_attempts, q.perform_at, q.result, q.object_type, q.firing_id, q.firing_at, q.cause, q.depth, q.fence,
+          q.timer, q.waiting_since, q.asks_goal, q.waits_from,
+          (q.tableoid = 'pgautomate.notification_jobs'::regclass)::boolean AS notification, now()::timestamptz AS now,
+          (q.lead_stage_id IS NULL OR EXISTS (
+              SELECT FROM pgautomate.lead_stages s WHERE s.id = q.lead_stage_id AND s.status = 'active'))::boolean AS wanted;
+
+-- Started actions whose lead has left its stage. Primary keys.
+-- name: CancelUnwanted :exec
+UPDATE pgautomate.work a
+   SET status = 'canceled', reason = 'stage_left', finished_at = now(), worker_id = NULL,
+       attempt = CASE WHEN a.timer THEN a.attempt ELSE a.attempt - 1 END
+ WHERE a.status = 'running' AND a.id = ANY (@ids::bigint[]);
+
+-- What of each lane is left after a claim: its oldest parked action and timer.
+-- name: LaneRests :many
+SELECT w.organization_id::text AS organization_id, w.action_type::text AS action_type,
+       (SELECT a.perform_at FROM pgautomate.work a
+         WHERE a.organization_id = w.organization_id AND a.action_type = w.action_type
+           AND a.status = 'pending' AND a.perform_at IS NOT NULL AND NOT a.paused
+         ORDER BY a.perform_at, a.id LIMIT 1) AS pending_at,
+       (SELECT a.perform_at FROM pgautomate.work a
+         WHERE a.organization_id = w.organization_id AND a.action_type = w.action_type AND a.status = 'delayed' AND NOT a.paused
+         ORDER BY a.perform_at, a.id LIMIT 1) AS timer_at
+  FROM (SELECT unnest(@organization_ids::text[]) AS organization_id, unnest(@action_types::text[]) AS action_type) w;
+
 -- name: SetLanes :exec
 UPDATE pgautomate.lanes l SET next_at = w.next_at
   FROM (SELECT unnest(@organization_ids::text[]) AS organization_id, unnest(@action_types::text[]) AS action_type,
@@ -147,7 +213,8 @@ UPDATE pgautomate.work a
 RETURNING a.id, a.organization_id, a.lead_id, a.lead_stage_id, a.sequence_number, a.action_type, a.params, a.attempt,
           a.max_attempts, a.perform_at, a.result, a.object_type, a.firing_id, a.firing_at, a.cause, a.depth, a.fence,
           a.timer, a.waiting_since, a.asks_goal, a.waits_from,
-          (a.tableoid = 'pgautomate.notification_jobs'::regclass)::boolean AS notification, now()::timestamptz AS now;
+          (a.tableoid = 'pgautomate.notification_jobs'::regclass)::boolean AS notification, now()::timestamptz AS now,
+          true AS wanted;
 
 -- name: StillQueued :many
 SELECT id FROM pgautomate.work WHERE id = ANY (@ids::bigint[]) AND status = 'queued';
@@ -251,10 +318,11 @@ SELECT set_config('pgautomate.engine', 'on', true), set_config('idle_in_transact
 SELECT pg_logical_emit_message(true, 'pgautomate.cause', @cause::text);
 
 -- name: AddWorker :one
-INSERT INTO pgautomate.workers (hostname, pid, capacity) VALUES (@hostname, @pid, @capacity) RETURNING id;
+INSERT INTO pgautomate.workers (hostname, pid, capacity, claims) VALUES (@hostname, @pid, @capacity, @claims) RETURNING id;
 
 -- name: Heartbeat :exec
-INSERT INTO pgautomate.workers (id, hostname, pid, capacity) OVERRIDING SYSTEM VALUE VALUES (@id, @hostname, @pid, @capacity)
+INSERT INTO pgautomate.workers (id, hostname, pid, capacity, claims) OVERRIDING SYSTEM VALUE
+VALUES (@id, @hostname, @pid, @capacity, @claims)
 ON CONFLICT (id) DO UPDATE SET heartbeat_at = now();
 
 -- name: RemoveWorker :exec

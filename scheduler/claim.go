@@ -28,8 +28,6 @@ type laneKey struct{ organization, actionType string }
 type lane struct {
 	laneKey
 	dbq.LaneHeadsRow
-
-	waits bool // there was no room for its turn, or not for all of it
 }
 
 func (l *lane) due() bool   { return l.PendingAt != nil && !l.PendingAt.After(l.Now) }
@@ -85,68 +83,70 @@ func earlier(a, b time.Time) time.Time {
 	return a
 }
 
-// claim takes what is due and has room, once; it returns how many actions it
-// queued, and whether it is worth trying again at once.
-func (s *Scheduler) claim(ctx context.Context, room map[string]int, known []string, unknown bool) (claimed int, err error) {
+// grain is how many actions a lane gets in its turn, at least, when many lanes are due and there is room.
+const grain = 4
+
+// claim takes what is due and has room, once, and returns how many actions that were: for this process's own workers
+// when here is set, which start at once; else they are queued for those of other processes.
+func (s *Scheduler) claim(ctx context.Context, room map[string]int, known []string, unknown, here bool) (claimed int, err error) {
 	var types []string
 	var most []int64
 	for t, n := range room {
 		if n > 0 {
 			// Never more lanes than there is room for: each gets something, none loses its place.
-			types, most = append(types, t), append(most, int64(min(n, s.LanesPerClaim)))
+			types, most = append(types, t), append(most, int64(min((n+grain-1)/grain, s.LanesPerClaim)))
 		}
 	}
-	err = pgx.BeginFunc(ctx, s.Pool, func(tx pgx.Tx) error {
-		q := dbq.New(tx)
-		keys, err := s.lockLanes(ctx, q, types, most, known, unknown)
+	if len(types) == 0 && !unknown {
+		return 0, nil
+	}
+	if here {
+		// What is started is run, whatever becomes of ctx meanwhile.
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(context.WithoutCancel(ctx), batchTime)
+		defer cancel()
+	}
+	c := &claiming{s: s, room: room, here: here}
+	err = pgx.BeginTxFunc(ctx, s.Pool, asEngine, func(tx pgx.Tx) error {
+		c.q = dbq.New(tx)
+		keys, err := s.lockLanes(ctx, c.q, types, most, known, unknown)
 		if err != nil || len(keys) == 0 {
 			return err
 		}
-		if err := q.BeEngine(ctx); err != nil {
-			return fmt.Errorf("claim: %w", err)
-		}
-		organizations, actionTypes := columns(keys)
-		lanes, err := s.heads(ctx, q, organizations, actionTypes)
-		if err != nil {
+		if c.lanes, err = s.heads(ctx, c.q, keys); err != nil {
 			return err
 		}
-		carriers, waits, err := s.take(ctx, q, keys, lanes, room)
-		if err != nil {
+		if err := c.take(ctx, keys); err != nil {
 			return err
 		}
-		if len(carriers) > 0 {
-			if _, err := s.River.InsertManyFastTx(ctx, tx, carriers); err != nil {
+		if len(c.carriers) > 0 {
+			if _, err := s.River.InsertManyFastTx(ctx, tx, c.carriers); err != nil {
 				return fmt.Errorf("carriers: %w", err)
 			}
 		}
-		claimed = len(carriers)
-		// What is left, read after the claim. Who waits for room keeps his place.
-		keys = slices.DeleteFunc(keys, func(k laneKey) bool { return waits[k] })
-		organizations, actionTypes = columns(keys)
-		lanes, err = s.heads(ctx, q, organizations, actionTypes)
-		if err != nil {
-			return err
-		}
-		nexts := make([]time.Time, len(keys))
-		for i, k := range keys {
-			nexts[i] = never
-			if l := lanes[k]; l != nil {
-				nexts[i] = l.nextAt(s)
+		if count := countStarts(c.started); len(count.Starts) > 0 {
+			if err := c.q.CountStarts(ctx, count); err != nil {
+				return fmt.Errorf("starts: %w", err)
 			}
 		}
-		err = q.SetLanes(ctx, dbq.SetLanesParams{OrganizationIds: organizations, ActionTypes: actionTypes, NextAts: nexts})
-		if err != nil {
-			return fmt.Errorf("lanes: %w", err)
+		if err := c.setLanes(ctx, keys); err != nil {
+			return err
 		}
-		if claimed > 0 {
+		if c.claimed > 0 {
 			failpoint.Hit("claim-before-commit")
 		}
 		return nil
 	})
-	if err == nil && claimed > 0 {
+	if err != nil {
+		return 0, err
+	}
+	if c.claimed > 0 {
 		failpoint.Hit("claim-after-commit")
 	}
-	return claimed, err
+	if len(c.started) > 0 {
+		s.Here.Run(s.Lifecycle.take(c.started))
+	}
+	return c.claimed, nil
 }
 
 func (s *Scheduler) lockLanes(ctx context.Context, q *dbq.Queries, types []string, most []int64, known []string, unknown bool) ([]laneKey, error) {
@@ -182,7 +182,8 @@ func columns(keys []laneKey) (organizations, actionTypes []string) {
 	return organizations, actionTypes
 }
 
-func (s *Scheduler) heads(ctx context.Context, q *dbq.Queries, organizations, actionTypes []string) (map[laneKey]*lane, error) {
+func (s *Scheduler) heads(ctx context.Context, q *dbq.Queries, keys []laneKey) (map[laneKey]*lane, error) {
+	organizations, actionTypes := columns(keys)
 	rows, err := q.LaneHeads(ctx, dbq.LaneHeadsParams{OrganizationIds: organizations, ActionTypes: actionTypes})
 	if err != nil {
 		return nil, fmt.Errorf("lanes: %w", err)
@@ -195,28 +196,66 @@ func (s *Scheduler) heads(ctx context.Context, q *dbq.Queries, organizations, ac
 	return lanes, nil
 }
 
+// A budget of type '*' is one for all lanes of its organization.
+type budgetKey struct{ organization, budget string }
+
+// claiming is one claim.
+type claiming struct {
+	s     *Scheduler
+	q     *dbq.Queries
+	lanes map[laneKey]*lane
+	room  map[string]int
+	here  bool
+
+	waits    map[laneKey]bool  // lanes for whose turn there was no room
+	starts   map[budgetKey]int // taken of each budget
+	timers   map[budgetKey]int
+	claimed  int
+	carriers []river.InsertManyParams
+	started  []dbq.StartActionsRow
+}
+
+// picks are lanes, and how many actions of each are to be taken.
+type picks struct {
+	organizations, actionTypes []string
+	most                       []int64
+}
+
+func (p *picks) add(k laneKey, n int) {
+	p.organizations, p.actionTypes, p.most = append(p.organizations, k.organization), append(p.actionTypes, k.actionType), append(p.most, int64(n))
+}
+
+// roomFor is the room of a type, in this claim.
+func (c *claiming) roomFor(actionType string) int {
+	if n, ok := c.room[actionType]; ok {
+		return n
+	}
+	return c.s.LanesPerClaim // a type that nobody knows: to be failed
+}
+
 // take shares the room of each type among its lanes, in the order of keys, and claims.
-// waits are lanes for whose turn there was no room.
-func (s *Scheduler) take(ctx context.Context, q *dbq.Queries, keys []laneKey, lanes map[laneKey]*lane, room map[string]int) (
-	carriers []river.InsertManyParams, waits map[laneKey]bool, err error,
-) {
-	// A budget of type '*' is one for all lanes of its organization.
-	type budgetKey struct{ organization, budget string }
+func (c *claiming) take(ctx context.Context, keys []laneKey) error {
+	c.waits, c.starts, c.timers = map[laneKey]bool{}, map[budgetKey]int{}, map[budgetKey]int{}
 	taken := map[budgetKey]int{}
+	resumed := map[string]int{}  // timers of each type
 	line := map[string][]taker{} // of each type
 	placed := map[string][]*lane{}
-	var timers dbq.ClaimTimersParams
+	var timers, due picks
 	for _, k := range keys {
-		l := lanes[k]
+		l := c.lanes[k]
 		if l == nil {
 			continue
 		}
 		key := budgetKey{l.organization, l.Budget}
 		budget := l.budget().Take(taken[key])
 		// What has started goes before what has not.
-		if n := min(s.TimersPerClaim, l.resumable()-taken[key]); l.timer() && n > 0 {
-			timers.OrganizationIds, timers.ActionTypes = append(timers.OrganizationIds, l.organization), append(timers.ActionTypes, l.actionType)
-			timers.Most = append(timers.Most, int64(n))
+		n := min(c.s.TimersPerClaim, l.resumable()-taken[key])
+		if c.here {
+			n = min(n, c.roomFor(l.actionType)-resumed[l.actionType])
+		}
+		if l.timer() && n > 0 {
+			timers.add(k, n)
+			resumed[l.actionType] += n
 			if l.MaxRunning != nil {
 				taken[key] += n
 				budget = budget.Take(n)
@@ -233,51 +272,157 @@ func (s *Scheduler) take(ctx context.Context, q *dbq.Queries, keys []laneKey, la
 		}
 		if l.Budget == anyType {
 			// Its lanes of other types want of the same: none is promised what another takes.
-			want = min(want, s.LanesPerClaim)
+			want = min(want, c.s.LanesPerClaim)
 			taken[key] += want
 		}
-		line[l.actionType] = append(line[l.actionType], taker{s.weight(l.organization), s.credits[k], want})
+		line[l.actionType] = append(line[l.actionType], taker{c.s.weight(l.organization), c.s.credits[k], want})
 		placed[l.actionType] = append(placed[l.actionType], l)
 	}
-	var due dbq.ClaimDueParams
-	waits = map[laneKey]bool{}
+	if err := c.takeTimers(ctx, timers); err != nil {
+		return err
+	}
 	for actionType, takers := range line {
-		left, ok := room[actionType]
-		if !ok {
-			left = s.LanesPerClaim // a type that nobody knows: to be failed
+		left := c.roomFor(actionType)
+		if c.here {
+			for _, r := range c.started {
+				if r.ActionType == actionType {
+					left--
+				}
+			}
 		}
 		takes, credits, wait := deal(left, takers, rand.IntN)
 		for i, l := range placed[actionType] {
 			if takes[i] > 0 {
-				due.OrganizationIds, due.ActionTypes = append(due.OrganizationIds, l.organization), append(due.ActionTypes, l.actionType)
-				due.Most = append(due.Most, int64(takes[i]))
+				due.add(l.laneKey, takes[i])
 			}
-			delete(s.credits, l.laneKey)
+			delete(c.s.credits, l.laneKey)
 			if wait[i] {
-				waits[l.laneKey] = true
-				s.credits[l.laneKey] = credits[i]
+				c.waits[l.laneKey] = true
+				c.s.credits[l.laneKey] = credits[i]
 			}
 		}
 	}
-	if len(timers.Most) > 0 {
-		rows, err := q.ClaimTimers(ctx, timers)
-		if err != nil {
-			return nil, nil, fmt.Errorf("timers: %w", err)
-		}
-		for _, r := range rows {
-			carriers = append(carriers, s.carrier(r.ID, r.ActionType, room))
-		}
+	return c.takeDue(ctx, due)
+}
+
+func (c *claiming) takeTimers(ctx context.Context, p picks) error {
+	if len(p.most) == 0 {
+		return nil
 	}
-	if len(due.Most) > 0 {
-		rows, err := q.ClaimDue(ctx, due)
+	if c.here {
+		rows, err := c.q.StartTimers(ctx, dbq.StartTimersParams{
+			OrganizationIds: p.organizations, ActionTypes: p.actionTypes, Most: p.most, WorkerID: c.s.Lifecycle.worker,
+		})
 		if err != nil {
-			return nil, nil, fmt.Errorf("claim: %w", err)
+			return fmt.Errorf("timers: %w", err)
 		}
-		for _, r := range rows {
-			carriers = append(carriers, s.carrier(r.ID, r.ActionType, room))
+		started := make([]dbq.StartActionsRow, len(rows))
+		for i, r := range rows {
+			started[i] = dbq.StartActionsRow(r)
 		}
+		return c.start(ctx, started, c.timers)
 	}
-	return carriers, waits, nil
+	rows, err := c.q.ClaimTimers(ctx, dbq.ClaimTimersParams{OrganizationIds: p.organizations, ActionTypes: p.actionTypes, Most: p.most})
+	if err != nil {
+		return fmt.Errorf("timers: %w", err)
+	}
+	for _, r := range rows {
+		c.queue(r.ID, laneKey{r.OrganizationID, r.ActionType}, c.timers)
+	}
+	return nil
+}
+
+func (c *claiming) takeDue(ctx context.Context, p picks) error {
+	if len(p.most) == 0 {
+		return nil
+	}
+	if c.here {
+		rows, err := c.q.StartDue(ctx, dbq.StartDueParams{
+			OrganizationIds: p.organizations, ActionTypes: p.actionTypes, Most: p.most, WorkerID: c.s.Lifecycle.worker,
+		})
+		if err != nil {
+			return fmt.Errorf("claim: %w", err)
+		}
+		started := make([]dbq.StartActionsRow, len(rows))
+		for i, r := range rows {
+			started[i] = dbq.StartActionsRow(r)
+		}
+		return c.start(ctx, started, c.starts)
+	}
+	rows, err := c.q.ClaimDue(ctx, dbq.ClaimDueParams{OrganizationIds: p.organizations, ActionTypes: p.actionTypes, Most: p.most})
+	if err != nil {
+		return fmt.Errorf("claim: %w", err)
+	}
+	for _, r := range rows {
+		c.queue(r.ID, laneKey{r.OrganizationID, r.ActionType}, c.starts)
+	}
+	return nil
+}
+
+func (c *claiming) count(k laneKey, of map[budgetKey]int) {
+	c.claimed++
+	if l := c.lanes[k]; l != nil {
+		of[budgetKey{k.organization, l.Budget}]++
+	}
+}
+
+func (c *claiming) queue(id int64, k laneKey, of map[budgetKey]int) {
+	c.carriers = append(c.carriers, c.s.carrier(id, k.actionType, c.room))
+	c.count(k, of)
+}
+
+// start takes what was started, but for actions whose lead has left its stage: those are canceled.
+func (c *claiming) start(ctx context.Context, rows []dbq.StartActionsRow, of map[budgetKey]int) error {
+	var gone []int64
+	for _, r := range rows {
+		if !r.Wanted {
+			gone = append(gone, r.ID)
+			continue
+		}
+		c.started = append(c.started, r)
+		c.count(laneKey{r.OrganizationID, r.ActionType}, of)
+	}
+	if len(gone) == 0 {
+		return nil
+	}
+	c.claimed += len(gone)
+	if err := c.q.CancelUnwanted(ctx, gone); err != nil {
+		return fmt.Errorf("actions whose lead has left its stage: %w", err)
+	}
+	return nil
+}
+
+// setLanes says when each lane is looked at next: what is left is read after the claim. Who waits for room keeps its place.
+func (c *claiming) setLanes(ctx context.Context, keys []laneKey) error {
+	keys = slices.DeleteFunc(keys, func(k laneKey) bool { return c.waits[k] })
+	organizations, actionTypes := columns(keys)
+	rows, err := c.q.LaneRests(ctx, dbq.LaneRestsParams{OrganizationIds: organizations, ActionTypes: actionTypes})
+	if err != nil {
+		return fmt.Errorf("lanes: %w", err)
+	}
+	var p dbq.SetLanesParams
+	for _, r := range rows {
+		k, next := laneKey{r.OrganizationID, r.ActionType}, never
+		if l := c.lanes[k]; l != nil {
+			key := budgetKey{k.organization, l.Budget}
+			left := *l
+			left.PendingAt, left.TimerAt = r.PendingAt, r.TimerAt
+			if starts, timers := int64(c.starts[key]), int64(c.timers[key]); c.here {
+				left.Starts, left.Running = l.Starts+starts, l.Running+starts+timers
+				if l.Starts == 0 {
+					left.FreesAt = l.Now.Add(c.s.LimitsAfter) // at the earliest: all of them are new
+				}
+			} else {
+				left.Queued = l.Queued + starts + timers
+			}
+			next = left.nextAt(c.s)
+		}
+		p.OrganizationIds, p.ActionTypes, p.NextAts = append(p.OrganizationIds, k.organization), append(p.ActionTypes, k.actionType), append(p.NextAts, next)
+	}
+	if err := c.q.SetLanes(ctx, p); err != nil {
+		return fmt.Errorf("lanes: %w", err)
+	}
+	return nil
 }
 
 // anyType stands for all action types in a throttle.

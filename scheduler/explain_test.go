@@ -225,35 +225,40 @@ func TestNoQueryReadsMoreThanIsDue(t *testing.T) {
 	// One claim, recorded, then undone, so that its statements can be explained.
 	fake := *s
 	fake.Pool = pool
-	claimed := 0
-	err = pgx.BeginFunc(ctx, pool, func(tx pgx.Tx) error {
-		q := dbq.New(tx)
-		keys, err := fake.lockLanes(ctx, q, []string{"log", "wait"}, []int64{100, 100}, []string{"log", "wait"}, true)
-		if err != nil {
-			return err
+	for _, here := range []bool{false, true} {
+		claimed := 0
+		err = pgx.BeginTxFunc(ctx, pool, asEngine, func(tx pgx.Tx) error {
+			q := dbq.New(tx)
+			keys, err := fake.lockLanes(ctx, q, []string{"log", "wait"}, []int64{100, 100}, []string{"log", "wait"}, true)
+			if err != nil {
+				return err
+			}
+			c := &claiming{s: &fake, q: q, room: map[string]int{"log": 100, "wait": 100}, here: here}
+			if c.lanes, err = fake.heads(ctx, q, keys); err != nil {
+				return err
+			}
+			if err := c.take(ctx, keys); err != nil {
+				return err
+			}
+			if claimed = c.claimed; len(c.started) > 0 != here || len(c.carriers) > 0 == here {
+				t.Errorf("here %v: %d started, %d queued", here, len(c.started), len(c.carriers))
+			}
+			if err := c.setLanes(ctx, keys); err != nil {
+				return err
+			}
+			return rollBack
+		})
+		if !errors.Is(err, rollBack) {
+			t.Fatal(err)
 		}
-		organizations, types := columns(keys)
-		lanes, err := fake.heads(ctx, q, organizations, types)
-		if err != nil {
-			return err
+		if claimed != due {
+			t.Fatalf("%d claimed, want %d", claimed, due)
 		}
-		carriers, _, err := fake.take(ctx, q, keys, lanes, map[string]int{"log": 100, "wait": 100})
-		claimed = len(carriers)
-		if err != nil {
-			return err
-		}
-		return rollBack
-	})
-	if !errors.Is(err, rollBack) {
-		t.Fatal(err)
-	}
-	if claimed != due {
-		t.Fatalf("%d claimed, want %d", claimed, due)
 	}
 	if _, err := q.InFlight(ctx); err != nil {
 		t.Fatal(err)
 	}
-	for name, most := range map[string]float64{"LockLanes": 0, "LaneHeads": 2 * due, "ClaimDue": due + 2, "InFlight": 0} {
+	for name, most := range map[string]float64{"LockLanes": 0, "LaneHeads": 2 * due, "ClaimDue": due + 2, "StartDue": due + 4, "LaneRests": 2 * due, "InFlight": 0} {
 		if rows := explain(t, pool, seen, name); rows > most {
 			t.Errorf("%s reads %.0f rows for %d due, want at most %.0f", name, rows, due, most)
 		}

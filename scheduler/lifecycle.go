@@ -78,6 +78,9 @@ type LifecycleConfig struct {
 // batchTime bounds one batch of starts or outcomes.
 const batchTime = 20 * time.Second
 
+// asEngine begins a transaction as the query BeEngine does, without a further round trip.
+var asEngine = pgx.TxOptions{BeginQuery: "BEGIN; SET LOCAL pgautomate.engine = 'on'; SET LOCAL idle_in_transaction_session_timeout = '20s'"}
+
 // NewLifecycle makes a Lifecycle; Stop ends it.
 func NewLifecycle(c LifecycleConfig) *Lifecycle {
 	l := &Lifecycle{
@@ -139,11 +142,8 @@ func (l *Lifecycle) startBatch(ctx context.Context, ids []int64) ([]startAnswer,
 		index[id] = i // carriers of one action in one batch: the last one gets it
 	}
 	var rows []dbq.StartActionsRow
-	err := pgx.BeginFunc(ctx, l.pool, func(tx pgx.Tx) error {
+	err := pgx.BeginTxFunc(ctx, l.pool, asEngine, func(tx pgx.Tx) error {
 		q := dbq.New(tx)
-		if err := q.BeEngine(ctx); err != nil {
-			return err
-		}
 		var err error
 		if rows, err = q.StartActions(ctx, dbq.StartActionsParams{Ids: ids, WorkerID: l.worker}); err != nil {
 			return err
@@ -158,11 +158,23 @@ func (l *Lifecycle) startBatch(ctx context.Context, ids []int64) ([]startAnswer,
 		return nil, fmt.Errorf("start: %w", err)
 	}
 	failpoint.Hit("start-after-commit")
+	for _, s := range l.take(rows) {
+		answers[index[s.Action.ID]].started = s
+	}
+	if len(rows) < len(index) {
+		l.markLocked(ctx, ids, index, answers)
+	}
+	return answers, nil
+}
+
+// take makes what was started this process's.
+func (l *Lifecycle) take(rows []dbq.StartActionsRow) []*jobs.Started {
 	l.hold(rows)
 	taken := time.Now()
+	all := make([]*jobs.Started, len(rows))
 	for i := range rows {
 		s := l.started(&rows[i], taken)
-		answers[index[rows[i].ID]].started = s
+		all[i] = s
 		if l.observe != nil && !s.Action.Resumed {
 			due := s.Action.Now
 			if rows[i].PerformAt != nil {
@@ -171,10 +183,7 @@ func (l *Lifecycle) startBatch(ctx context.Context, ids []int64) ([]startAnswer,
 			l.observe.Started(s.Action.Type, max(0, s.Action.Now.Sub(due)))
 		}
 	}
-	if len(rows) < len(index) {
-		l.markLocked(ctx, ids, index, answers)
-	}
-	return answers, nil
+	return all
 }
 
 // markLocked tells what is locked by somebody from what is no longer queued. When
@@ -309,11 +318,8 @@ func (l *Lifecycle) finishBatch(ctx context.Context, batch []finish) ([]finishAn
 	}
 	var rows []dbq.FinishActionsRow
 	p := finishParams(batch)
-	err := pgx.BeginFunc(ctx, l.pool, func(tx pgx.Tx) error {
+	err := pgx.BeginTxFunc(ctx, l.pool, asEngine, func(tx pgx.Tx) error {
 		q := dbq.New(tx)
-		if err := q.BeEngine(ctx); err != nil {
-			return err
-		}
 		var err error
 		if rows, err = q.FinishActions(ctx, p); err != nil {
 			return err

@@ -22,6 +22,8 @@ type Scheduler struct {
 	Pool   *pgxpool.Pool
 	River  *river.Client[pgx.Tx]
 	Logger *slog.Logger
+	// Here are the workers of this process; nil: it has none.
+	Here Workers
 	// Advance makes stages' next actions due (see Lifecycle); needed.
 	Lifecycle *Lifecycle
 
@@ -56,6 +58,19 @@ type Scheduler struct {
 	// old; credits are what is left of turns that were cut short.
 	weights map[string]int
 	credits map[laneKey]int
+	// unknownAt is when actions were last looked for whose type nobody knows.
+	unknownAt time.Time
+}
+
+// unknownEvery is how often those are looked for.
+const unknownEvery = time.Second
+
+// Workers run what was started for them.
+type Workers interface {
+	// Free says how many more actions of each type can be run now. It may grow until Run is called, not shrink.
+	Free() map[string]int
+	// Run runs actions, and doesn't wait for their ends.
+	Run(started []*jobs.Started)
 }
 
 // repliesDeleted bounds how many old replies one statement deletes, every DeadAfter/6.
@@ -184,9 +199,15 @@ func (s *Scheduler) Round(ctx context.Context, capacity map[string]int64) (int, 
 			return 0, err
 		}
 	}
+	here := 0
+	if s.Here != nil {
+		if here, err = s.claim(ctx, s.Here.Free(), nil, false, true); err != nil {
+			return here, err
+		}
+	}
 	room, err := s.room(ctx, q, capacity)
 	if err != nil {
-		return 0, err
+		return here, err
 	}
 	known := make([]string, 0, len(room))
 	for t := range room {
@@ -194,23 +215,29 @@ func (s *Scheduler) Round(ctx context.Context, capacity map[string]int64) (int, 
 	}
 	slices.Sort(known)
 	_, everything := capacity[jobs.UnknownQueue]
-	return s.claim(ctx, room, known, everything)
+	if everything = everything && time.Since(s.unknownAt) > unknownEvery; everything {
+		s.unknownAt = time.Now()
+	}
+	there, err := s.claim(ctx, room, known, everything, false)
+	return here + there, err
 }
 
 // room is how many more actions of each type the workers' queues should hold.
 func (s *Scheduler) room(ctx context.Context, q *dbq.Queries, capacity map[string]int64) (map[string]int, error) {
 	room := make(map[string]int, len(capacity))
-	if len(capacity) == 0 {
+	elsewhere := int64(0)
+	for t, n := range capacity {
+		if t != jobs.UnknownQueue {
+			room[t] = int(float64(n) * s.Ahead)
+			elsewhere += n
+		}
+	}
+	if elsewhere == 0 {
 		return room, nil
 	}
 	flight, err := q.InFlight(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("in flight: %w", err)
-	}
-	for t, n := range capacity {
-		if t != jobs.UnknownQueue {
-			room[t] = int(float64(n) * s.Ahead)
-		}
 	}
 	for _, f := range flight {
 		if _, ok := room[f.ActionType]; ok {

@@ -12,17 +12,23 @@ import (
 )
 
 const addWorker = `-- name: AddWorker :one
-INSERT INTO pgautomate.workers (hostname, pid, capacity) VALUES ($1, $2, $3) RETURNING id
+INSERT INTO pgautomate.workers (hostname, pid, capacity, claims) VALUES ($1, $2, $3, $4) RETURNING id
 `
 
 type AddWorkerParams struct {
 	Hostname string
 	Pid      int32
 	Capacity json.RawMessage
+	Claims   bool
 }
 
 func (q *Queries) AddWorker(ctx context.Context, arg AddWorkerParams) (int64, error) {
-	row := q.db.QueryRow(ctx, addWorker, arg.Hostname, arg.Pid, arg.Capacity)
+	row := q.db.QueryRow(ctx, addWorker,
+		arg.Hostname,
+		arg.Pid,
+		arg.Capacity,
+		arg.Claims,
+	)
 	var id int64
 	err := row.Scan(&id)
 	return id, err
@@ -100,6 +106,19 @@ SELECT set_config('lock_timeout', '2s', true)
 // gives up soon and tries again.
 func (q *Queries) BoundWaits(ctx context.Context) error {
 	_, err := q.db.Exec(ctx, boundWaits)
+	return err
+}
+
+const cancelUnwanted = `-- name: CancelUnwanted :exec
+UPDATE pgautomate.work a
+   SET status = 'canceled', reason = 'stage_left', finished_at = now(), worker_id = NULL,
+       attempt = CASE WHEN a.timer THEN a.attempt ELSE a.attempt - 1 END
+ WHERE a.status = 'running' AND a.id = ANY ($1::bigint[])
+`
+
+// Started actions whose lead has left its stage. Primary keys.
+func (q *Queries) CancelUnwanted(ctx context.Context, ids []int64) error {
+	_, err := q.db.Exec(ctx, cancelUnwanted, ids)
 	return err
 }
 
@@ -546,7 +565,8 @@ func (q *Queries) GrownTables(ctx context.Context) ([]string, error) {
 }
 
 const heartbeat = `-- name: Heartbeat :exec
-INSERT INTO pgautomate.workers (id, hostname, pid, capacity) OVERRIDING SYSTEM VALUE VALUES ($1, $2, $3, $4)
+INSERT INTO pgautomate.workers (id, hostname, pid, capacity, claims) OVERRIDING SYSTEM VALUE
+VALUES ($1, $2, $3, $4, $5)
 ON CONFLICT (id) DO UPDATE SET heartbeat_at = now()
 `
 
@@ -555,6 +575,7 @@ type HeartbeatParams struct {
 	Hostname string
 	Pid      int32
 	Capacity json.RawMessage
+	Claims   bool
 }
 
 func (q *Queries) Heartbeat(ctx context.Context, arg HeartbeatParams) error {
@@ -563,6 +584,7 @@ func (q *Queries) Heartbeat(ctx context.Context, arg HeartbeatParams) error {
 		arg.Hostname,
 		arg.Pid,
 		arg.Capacity,
+		arg.Claims,
 	)
 	return err
 }
@@ -587,7 +609,9 @@ func (q *Queries) HoldAction(ctx context.Context, arg HoldActionParams) (int64, 
 
 const inFlight = `-- name: InFlight :many
 SELECT action_type, count(*) AS actions FROM pgautomate.work
- WHERE status IN ('queued', 'running') GROUP BY action_type
+ WHERE status IN ('queued', 'running')
+   AND (worker_id IS NULL OR worker_id NOT IN (SELECT w.id FROM pgautomate.workers w WHERE w.claims))
+ GROUP BY action_type
 `
 
 type InFlightRow struct {
@@ -595,7 +619,8 @@ type InFlightRow struct {
 	Actions    int64
 }
 
-// Queued and running by type, all organizations. lead_stage_actions_in_flight_idx; reads only what is in flight.
+// Queued and running by type, all organizations, but for what those run that claim for themselves.
+// lead_stage_actions_in_flight_idx; reads only what is in flight.
 func (q *Queries) InFlight(ctx context.Context) ([]InFlightRow, error) {
 	rows, err := q.db.Query(ctx, inFlight)
 	if err != nil {
@@ -695,6 +720,56 @@ func (q *Queries) LaneHeads(ctx context.Context, arg LaneHeadsParams) ([]LaneHea
 			&i.FreesAt,
 			&i.Queued,
 			&i.Running,
+		); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
+const laneRests = `-- name: LaneRests :many
+SELECT w.organization_id::text AS organization_id, w.action_type::text AS action_type,
+       (SELECT a.perform_at FROM pgautomate.work a
+         WHERE a.organization_id = w.organization_id AND a.action_type = w.action_type
+           AND a.status = 'pending' AND a.perform_at IS NOT NULL AND NOT a.paused
+         ORDER BY a.perform_at, a.id LIMIT 1) AS pending_at,
+       (SELECT a.perform_at FROM pgautomate.work a
+         WHERE a.organization_id = w.organization_id AND a.action_type = w.action_type AND a.status = 'delayed' AND NOT a.paused
+         ORDER BY a.perform_at, a.id LIMIT 1) AS timer_at
+  FROM (SELECT unnest($1::text[]) AS organization_id, unnest($2::text[]) AS action_type) w
+`
+
+type LaneRestsParams struct {
+	OrganizationIds []string
+	ActionTypes     []string
+}
+
+type LaneRestsRow struct {
+	OrganizationID string
+	ActionType     string
+	PendingAt      *time.Time
+	TimerAt        *time.Time
+}
+
+// What of each lane is left after a claim: its oldest parked action and timer.
+func (q *Queries) LaneRests(ctx context.Context, arg LaneRestsParams) ([]LaneRestsRow, error) {
+	rows, err := q.db.Query(ctx, laneRests, arg.OrganizationIds, arg.ActionTypes)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []LaneRestsRow
+	for rows.Next() {
+		var i LaneRestsRow
+		if err := rows.Scan(
+			&i.OrganizationID,
+			&i.ActionType,
+			&i.PendingAt,
+			&i.TimerAt,
 		); err != nil {
 			return nil, err
 		}
@@ -1137,7 +1212,8 @@ UPDATE pgautomate.work a
 RETURNING a.id, a.organization_id, a.lead_id, a.lead_stage_id, a.sequence_number, a.action_type, a.params, a.attempt,
           a.max_attempts, a.perform_at, a.result, a.object_type, a.firing_id, a.firing_at, a.cause, a.depth, a.fence,
           a.timer, a.waiting_since, a.asks_goal, a.waits_from,
-          (a.tableoid = 'pgautomate.notification_jobs'::regclass)::boolean AS notification, now()::timestamptz AS now
+          (a.tableoid = 'pgautomate.notification_jobs'::regclass)::boolean AS notification, now()::timestamptz AS now,
+          true AS wanted
 `
 
 type StartActionsParams struct {
@@ -1169,6 +1245,7 @@ type StartActionsRow struct {
 	WaitsFrom      *time.Time
 	Notification   bool
 	Now            time.Time
+	Wanted         bool
 }
 
 // Takes queued actions for a worker. One that somebody has locked is not waited
@@ -1206,6 +1283,221 @@ func (q *Queries) StartActions(ctx context.Context, arg StartActionsParams) ([]S
 			&i.WaitsFrom,
 			&i.Notification,
 			&i.Now,
+			&i.Wanted,
+		); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
+const startDue = `-- name: StartDue :many
+UPDATE pgautomate.work q
+   SET status = 'running', worker_id = $1::bigint, fence = q.fence + 1, queued_at = now(),
+       started_at = CASE WHEN q.timer THEN q.started_at ELSE now() END,
+       attempt = q.attempt + CASE WHEN q.timer THEN 0 ELSE 1 END
+ WHERE q.status = 'pending' AND q.id = ANY (ARRAY(
+       SELECT d.id
+         FROM (SELECT unnest($2::text[]) AS organization_id, unnest($3::text[]) AS action_type,
+                      unnest($4::bigint[]) AS most) w
+        CROSS JOIN LATERAL (
+              SELECT a.id FROM pgautomate.work a
+               WHERE a.organization_id = w.organization_id AND a.action_type = w.action_type
+                 AND a.status = 'pending' AND a.perform_at IS NOT NULL AND NOT a.paused AND a.perform_at <= now()
+               ORDER BY a.perform_at, a.id LIMIT w.most FOR UPDATE SKIP LOCKED) d))
+RETURNING q.id, q.organization_id, q.lead_id, q.lead_stage_id, q.sequence_number, q.action_type, q.params, q.attempt,
+          q.max_attempts, q.perform_at, q.result, q.object_type, q.firing_id, q.firing_at, q.cause, q.depth, q.fence,
+          q.timer, q.waiting_since, q.asks_goal, q.waits_from,
+          (q.tableoid = 'pgautomate.notification_jobs'::regclass)::boolean AS notification, now()::timestamptz AS now,
+          (q.lead_stage_id IS NULL OR EXISTS (
+              SELECT FROM pgautomate.lead_stages s WHERE s.id = q.lead_stage_id AND s.status = 'active'))::boolean AS wanted
+`
+
+type StartDueParams struct {
+	WorkerID        int64
+	OrganizationIds []string
+	ActionTypes     []string
+	Most            []int64
+}
+
+type StartDueRow struct {
+	ID             int64
+	OrganizationID string
+	LeadID         string
+	LeadStageID    *int64
+	SequenceNumber int32
+	ActionType     string
+	Params         json.RawMessage
+	Attempt        int32
+	MaxAttempts    int32
+	PerformAt      *time.Time
+	Result         json.RawMessage
+	ObjectType     string
+	FiringID       *int64
+	FiringAt       *time.Time
+	Cause          json.RawMessage
+	Depth          int32
+	Fence          int64
+	Timer          bool
+	WaitingSince   *time.Time
+	AsksGoal       bool
+	WaitsFrom      *time.Time
+	Notification   bool
+	Now            time.Time
+	Wanted         bool
+}
+
+// The due-query for this process's own workers: what ClaimDue and StartActions do, in one.
+func (q *Queries) StartDue(ctx context.Context, arg StartDueParams) ([]StartDueRow, error) {
+	rows, err := q.db.Query(ctx, startDue,
+		arg.WorkerID,
+		arg.OrganizationIds,
+		arg.ActionTypes,
+		arg.Most,
+	)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []StartDueRow
+	for rows.Next() {
+		var i StartDueRow
+		if err := rows.Scan(
+			&i.ID,
+			&i.OrganizationID,
+			&i.LeadID,
+			&i.LeadStageID,
+			&i.SequenceNumber,
+			&i.ActionType,
+			&i.Params,
+			&i.Attempt,
+			&i.MaxAttempts,
+			&i.PerformAt,
+			&i.Result,
+			&i.ObjectType,
+			&i.FiringID,
+			&i.FiringAt,
+			&i.Cause,
+			&i.Depth,
+			&i.Fence,
+			&i.Timer,
+			&i.WaitingSince,
+			&i.AsksGoal,
+			&i.WaitsFrom,
+			&i.Notification,
+			&i.Now,
+			&i.Wanted,
+		); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
+const startTimers = `-- name: StartTimers :many
+UPDATE pgautomate.work q
+   SET status = 'running', worker_id = $1::bigint, fence = q.fence + 1, queued_at = now(),
+       started_at = CASE WHEN q.timer THEN q.started_at ELSE now() END,
+       attempt = q.attempt + CASE WHEN q.timer THEN 0 ELSE 1 END
+ WHERE q.status = 'delayed' AND q.id = ANY (ARRAY(
+       SELECT d.id
+         FROM (SELECT unnest($2::text[]) AS organization_id, unnest($3::text[]) AS action_type,
+                      unnest($4::bigint[]) AS most) w
+        CROSS JOIN LATERAL (
+              SELECT a.id FROM pgautomate.work a
+               WHERE a.organization_id = w.organization_id AND a.action_type = w.action_type
+                 AND a.status = 'delayed' AND NOT a.paused AND a.perform_at <= now()
+               ORDER BY a.perform_at, a.id LIMIT w.most FOR UPDATE SKIP LOCKED) d))
+RETURNING q.id, q.organization_id, q.lead_id, q.lead_stage_id, q.sequence_number, q.action_type, q.params, q.attempt,
+          q.max_attempts, q.perform_at, q.result, q.object_type, q.firing_id, q.firing_at, q.cause, q.depth, q.fence,
+          q.timer, q.waiting_since, q.asks_goal, q.waits_from,
+          (q.tableoid = 'pgautomate.notification_jobs'::regclass)::boolean AS notification, now()::timestamptz AS now,
+          (q.lead_stage_id IS NULL OR EXISTS (
+              SELECT FROM pgautomate.lead_stages s WHERE s.id = q.lead_stage_id AND s.status = 'active'))::boolean AS wanted
+`
+
+type StartTimersParams struct {
+	WorkerID        int64
+	OrganizationIds []string
+	ActionTypes     []string
+	Most            []int64
+}
+
+type StartTimersRow struct {
+	ID             int64
+	OrganizationID string
+	LeadID         string
+	LeadStageID    *int64
+	SequenceNumber int32
+	ActionType     string
+	Params         json.RawMessage
+	Attempt        int32
+	MaxAttempts    int32
+	PerformAt      *time.Time
+	Result         json.RawMessage
+	ObjectType     string
+	FiringID       *int64
+	FiringAt       *time.Time
+	Cause          json.RawMessage
+	Depth          int32
+	Fence          int64
+	Timer          bool
+	WaitingSince   *time.Time
+	AsksGoal       bool
+	WaitsFrom      *time.Time
+	Notification   bool
+	Now            time.Time
+	Wanted         bool
+}
+
+// The same of timers that have run out. lead_stage_actions_timer_idx.
+func (q *Queries) StartTimers(ctx context.Context, arg StartTimersParams) ([]StartTimersRow, error) {
+	rows, err := q.db.Query(ctx, startTimers,
+		arg.WorkerID,
+		arg.OrganizationIds,
+		arg.ActionTypes,
+		arg.Most,
+	)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []StartTimersRow
+	for rows.Next() {
+		var i StartTimersRow
+		if err := rows.Scan(
+			&i.ID,
+			&i.OrganizationID,
+			&i.LeadID,
+			&i.LeadStageID,
+			&i.SequenceNumber,
+			&i.ActionType,
+			&i.Params,
+			&i.Attempt,
+			&i.MaxAttempts,
+			&i.PerformAt,
+			&i.Result,
+			&i.ObjectType,
+			&i.FiringID,
+			&i.FiringAt,
+			&i.Cause,
+			&i.Depth,
+			&i.Fence,
+			&i.Timer,
+			&i.WaitingSince,
+			&i.AsksGoal,
+			&i.WaitsFrom,
+			&i.Notification,
+			&i.Now,
+			&i.Wanted,
 		); err != nil {
 			return nil, err
 		}
@@ -1330,7 +1622,7 @@ func (q *Queries) Weights(ctx context.Context) ([]WeightsRow, error) {
 }
 
 const workerCapacity = `-- name: WorkerCapacity :many
-SELECT c.key::text AS action_type, sum(c.value::integer)::bigint AS capacity
+SELECT c.key::text AS action_type, sum(CASE WHEN w.claims THEN 0 ELSE c.value::integer END)::bigint AS capacity
   FROM pgautomate.workers w CROSS JOIN LATERAL jsonb_each_text(w.capacity) c
  WHERE w.heartbeat_at > now() - make_interval(secs => $1)
  GROUP BY 1
@@ -1341,7 +1633,7 @@ type WorkerCapacityRow struct {
 	Capacity   int64
 }
 
-// What live workers can run at once, by type.
+// What live workers can run at once, by type; 0 of those that claim for themselves.
 func (q *Queries) WorkerCapacity(ctx context.Context, deadAfterSeconds float64) ([]WorkerCapacityRow, error) {
 	rows, err := q.db.Query(ctx, workerCapacity, deadAfterSeconds)
 	if err != nil {
