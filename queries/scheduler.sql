@@ -278,6 +278,17 @@ UPDATE pgautomate.work a
 RETURNING a.id, a.lead_stage_id, a.organization_id, a.action_type, a.status::text AS status, a.perform_at,
           (a.tableoid = 'pgautomate.notification_jobs'::regclass)::boolean AS notification;
 
+-- The same for stage actions that are completed, which is what most outcomes are, in one pass. It waits for locks: bound it.
+-- Primary key; the status is compared as text, so that the index of what is in flight is no way in.
+-- name: CompleteActions :many
+UPDATE ONLY pgautomate.lead_stage_actions a
+   SET status = 'completed', result = coalesce(d.result, a.result), error = NULL, reason = d.reason, timer = d.timer,
+       waiting_since = NULL, worker_id = NULL, finished_at = now()
+  FROM (SELECT unnest(@ids::bigint[]) AS id, unnest(@fences::bigint[]) AS fence, nullif(unnest(@results::jsonb[]), 'null') AS result,
+               nullif(unnest(@reasons::text[]), '') AS reason, unnest(@timers::boolean[]) AS timer) d
+ WHERE a.id = d.id AND a.fence = d.fence AND a.status::text = 'running'
+RETURNING a.id, a.lead_stage_id, a.organization_id, a.action_type, a.status::text AS status, a.perform_at, false AS notification;
+
 -- name: StillHeld :many
 SELECT a.id FROM pgautomate.work a
   JOIN (SELECT unnest(@ids::bigint[]) AS id, unnest(@fences::bigint[]) AS fence) d ON d.id = a.id AND d.fence = a.fence

@@ -79,7 +79,12 @@ type LifecycleConfig struct {
 const batchTime = 20 * time.Second
 
 // asEngine begins a transaction as the query BeEngine does, without a further round trip.
-var asEngine = pgx.TxOptions{BeginQuery: "BEGIN; SET LOCAL pgautomate.engine = 'on'; SET LOCAL idle_in_transaction_session_timeout = '20s'"}
+var asEngine = pgx.TxOptions{BeginQuery: beginEngine}
+
+// asEngineSoon is for what waits for locks, but not for long.
+var asEngineSoon = pgx.TxOptions{BeginQuery: beginEngine + "; SET LOCAL lock_timeout = '50ms'"}
+
+const beginEngine = "BEGIN; SET LOCAL pgautomate.engine = 'on'; SET LOCAL idle_in_transaction_session_timeout = '20s'"
 
 // NewLifecycle makes a Lifecycle; Stop ends it.
 func NewLifecycle(c LifecycleConfig) *Lifecycle {
@@ -267,6 +272,12 @@ type finish struct {
 	o jobs.Outcome
 }
 
+// plain says that a stage's action is completed, and nothing else.
+func (f *finish) plain() bool {
+	return f.o.Status == jobs.StatusCompleted && !f.s.Action.Notification && f.o.PerformAt.IsZero() && f.o.WaitingSince.IsZero() &&
+		f.o.Error == "" && f.o.Refund == 0
+}
+
 type finishAnswer struct {
 	locked bool
 	err    error
@@ -317,18 +328,44 @@ func (l *Lifecycle) finishBatch(ctx context.Context, batch []finish) ([]finishAn
 		index[f.s.Action.ID] = i
 	}
 	var rows []dbq.FinishActionsRow
-	p := finishParams(batch)
-	err := pgx.BeginTxFunc(ctx, l.pool, asEngine, func(tx pgx.Tx) error {
-		q := dbq.New(tx)
-		var err error
-		if rows, err = q.FinishActions(ctx, p); err != nil {
+	write := func(how pgx.TxOptions, plain, other []finish) error {
+		rows = nil
+		return pgx.BeginTxFunc(ctx, l.pool, how, func(tx pgx.Tx) error {
+			q := dbq.New(tx)
+			if len(plain) > 0 {
+				completed, err := q.CompleteActions(ctx, completeParams(plain))
+				if err != nil {
+					return err
+				}
+				for _, r := range completed {
+					rows = append(rows, dbq.FinishActionsRow(r))
+				}
+			}
+			if len(other) > 0 {
+				finished, err := q.FinishActions(ctx, finishParams(other))
+				if err != nil {
+					return err
+				}
+				rows = append(rows, finished...)
+			}
+			err := l.afterwards(ctx, q, rows, func(id int64) jobs.OnErrorPolicy { return batch[index[id]].o.OnError.Policy },
+				func(id int64) *jobs.Records { return batch[index[id]].o.Records })
+			failpoint.Hit("finish-before-commit")
 			return err
+		})
+	}
+	var plain, other []finish
+	for _, f := range batch {
+		if f.plain() {
+			plain = append(plain, f)
+		} else {
+			other = append(other, f)
 		}
-		err = l.afterwards(ctx, q, rows, func(id int64) jobs.OnErrorPolicy { return batch[index[id]].o.OnError.Policy },
-			func(id int64) *jobs.Records { return batch[index[id]].o.Records })
-		failpoint.Hit("finish-before-commit")
-		return err
-	})
+	}
+	err := write(asEngineSoon, plain, other)
+	if isLocked(err) {
+		err = write(asEngine, nil, batch) // which waits for nobody
+	}
 	if isBadValue(err) {
 		return l.finishSingly(ctx, batch, err)
 	}
@@ -405,6 +442,12 @@ func isPassing(err error) bool {
 	return pg.Code == "55P03" // somebody's lock
 }
 
+// isLocked says that somebody's lock was waited for, and not had.
+func isLocked(err error) bool {
+	var pg *pgconn.PgError
+	return errors.As(err, &pg) && (pg.Code == "55P03" || pg.Code == "40P01")
+}
+
 var noTime = time.Unix(0, 0).UTC() // stands for NULL in arrays
 
 func orNoTime(t time.Time) time.Time {
@@ -414,17 +457,30 @@ func orNoTime(t time.Time) time.Time {
 	return t
 }
 
+// orNull is a result as arrays of them hold it.
+func orNull(result json.RawMessage) json.RawMessage {
+	if len(result) == 0 {
+		return json.RawMessage("null")
+	}
+	return result
+}
+
+func completeParams(batch []finish) dbq.CompleteActionsParams {
+	var p dbq.CompleteActionsParams
+	for _, f := range batch {
+		p.Ids, p.Fences = append(p.Ids, f.s.Action.ID), append(p.Fences, f.s.Fence)
+		p.Results, p.Reasons, p.Timers = append(p.Results, orNull(f.o.Output)), append(p.Reasons, f.o.Reason), append(p.Timers, f.o.Timer)
+	}
+	return p
+}
+
 func finishParams(batch []finish) dbq.FinishActionsParams {
 	var p dbq.FinishActionsParams
 	for _, f := range batch {
 		p.Ids, p.Fences = append(p.Ids, f.s.Action.ID), append(p.Fences, f.s.Fence)
 		p.Statuses = append(p.Statuses, f.o.Status)
 		p.PerformAts = append(p.PerformAts, orNoTime(f.o.PerformAt))
-		result := f.o.Output
-		if len(result) == 0 {
-			result = json.RawMessage("null")
-		}
-		p.Results = append(p.Results, result)
+		p.Results = append(p.Results, orNull(f.o.Output))
 		p.Errors, p.Reasons = append(p.Errors, f.o.Error), append(p.Reasons, f.o.Reason)
 		p.Refunds = append(p.Refunds, int32(f.o.Refund))
 		p.Timers = append(p.Timers, f.o.Timer)
