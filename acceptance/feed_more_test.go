@@ -149,3 +149,45 @@ func TestLargeQuery(t *testing.T) {
 		t.Errorf("%d and %d firings, want 0 and 1: %s", x, y, w.errorOf(id))
 	}
 }
+
+// TestTimeZoneChanges: another time zone of the organization reaches live triggers at
+// its place in the stream; one that doesn't exist is refused.
+func TestTimeZoneChanges(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.crm()
+	w.run()
+	since := and("lead", field("lead", "created_at", `{"type":"moment_range","on_or_after":{"type":"fixed_local_date","value":"2026-01-01","which":"start"}}`))
+	id := w.trigger("a", "this year", "lead", since)
+	late := w.trigger("b", "this year", "lead", since)
+	add := func(organization string) {
+		w.exec(`INSERT INTO lead (organization_id, created_at) VALUES ($1, '2025-12-31T15:00:00Z')`, organization)
+	}
+	expect := func(what string, trigger int64, n int) {
+		t.Helper()
+		w.settle()
+		if got := w.firings(trigger, ""); got != n {
+			t.Errorf("%s: %d firings, want %d", what, got, n)
+		}
+	}
+	add("a")
+	expect("in UTC it is still last year", id, 0)
+	w.exec(`INSERT INTO pgautomate.organizations (id, time_zone) VALUES ('a', 'Asia/Tokyo'), ('b', 'UTC')`)
+	add("a")
+	expect("in Tokyo it is this year", id, 1)
+	w.exec(`UPDATE pgautomate.organizations SET time_zone = 'America/New_York' WHERE id = 'a'`)
+	w.exec(`UPDATE pgautomate.organizations SET time_zone = 'Asia/Tokyo' WHERE id = 'b'`)
+	add("a")
+	add("b")
+	expect("in New York it is not", id, 1)
+	expect("in Tokyo it is", late, 1)
+	w.exec(`DELETE FROM pgautomate.organizations WHERE id = 'b'`)
+	add("b")
+	expect("without a row it is UTC again", late, 1)
+	if got := w.fails(`UPDATE pgautomate.organizations SET time_zone = 'Europe/Atlantis' WHERE id = 'a'`); !strings.Contains(got, `there is no time zone "Europe/Atlantis": use a name such as`) {
+		t.Errorf("a time zone that doesn't exist: %s", got)
+	}
+	if v := one[int32](w, `SELECT version FROM pgautomate.triggers WHERE id = $1`, id); v != 1 {
+		t.Errorf("version %d: what the trigger says has not changed", v)
+	}
+}

@@ -205,3 +205,31 @@ func TestGoalIsItsPipelines(t *testing.T) {
 		t.Errorf("%d triggers outlived their pipeline", n)
 	}
 }
+
+// TestDeletedWithoutFullIdentity: the key is in the old row whatever the identity, so a
+// deleted lead's runs end, whoever's it was; a run follows its lead to another id.
+func TestDeletedWithoutFullIdentity(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.crm()
+	w.leads(3)
+	w.exec(`INSERT INTO lead (id, organization_id) VALUES (10, 'b')`)
+	a, b := w.stage("a", "p", "s", act{"wait", `{"for": "1 day"}`}), w.stage("b", "p", "s", act{"wait", `{"for": "1 day"}`})
+	w.run()
+	gone, stays, renamed, other := w.enter("a", "1", a), w.enter("a", "2", a), w.enter("a", "3", a), w.enter("b", "10", b)
+	w.exec(`ALTER TABLE lead REPLICA IDENTITY DEFAULT`)
+	w.exec(`DELETE FROM lead WHERE id IN (1, 10)`)
+	w.exec(`UPDATE lead SET id = 33 WHERE id = 3`)
+	w.exec(`UPDATE lead SET status_id = 'C' WHERE id = 2`)
+	w.untilRun(gone, "exited/object_deleted")
+	w.untilRun(other, "exited/object_deleted")
+	w.until("the run has followed its lead", func() bool {
+		return one[string](w, `SELECT lead_id FROM pgautomate.lead_stages WHERE id = $1`, renamed) == "33"
+	})
+	w.settle()
+	for _, run := range []int64{stays, renamed} {
+		if got := w.runState(run); got != "active" {
+			t.Errorf("a run that nothing ended is %q", got)
+		}
+	}
+}

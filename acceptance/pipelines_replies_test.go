@@ -331,3 +331,45 @@ func TestOldReplies(t *testing.T) {
 		t.Errorf("%d replies are left, want those of 30 days", n)
 	}
 }
+
+// TestBrokenReplyQuery: a reply query that doesn't hold for its table any more is a
+// problem that a person sees, until the table is watched with one that does.
+func TestBrokenReplyQuery(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.crm()
+	w.messages()
+	w.leads(2)
+	stage := w.stage("a", "p", "s", act{"wait_for_reply", `{"timeout": "3 days"}`}, act{"log", `{"message": "went on"}`})
+	w.run()
+	problems := func() string {
+		return one[string](w, `SELECT coalesce(string_agg(concat_ws(' ', severity, subject, problem, fix), '; '), '') FROM pgautomate.problems WHERE subject LIKE 'object type%'`)
+	}
+	run := w.enter("a", "1", stage)
+	w.reply("1")
+	w.untilRun(run, "completed")
+	if got := problems(); got != "" {
+		t.Errorf("there are problems: %s", got)
+	}
+	w.exec(`ALTER TABLE message DROP COLUMN kind`)
+	w.reply("2")
+	w.until("the problem shows", func() bool { return problems() != "" })
+	got := problems()
+	for _, want := range []string{"error object type message no row of public.message counts as a reply: ", "kind", "pgautomate watch public.message --as message --reply-when"} {
+		if !strings.Contains(got, want) {
+			t.Errorf("it doesn't say %q: %s", want, got)
+		}
+	}
+	mended := `{"type":"field_condition","field":{"type":"regular_field","object_type":"message","field_name":"direction"},"condition":{"type":"term","values":["in"]}}`
+	w.watch(catalog.WatchOptions{
+		Table: "public.message", As: "message", Organization: "organization_id", ReplyWhen: []byte(mended), Lead: "lead_id", Contact: "contact_id", Channel: "channel",
+	})
+	w.until("the problem is gone", func() bool { return problems() == "" })
+	run = w.enter("a", "2", stage)
+	w.untilActions(run, "delayed pending")
+	w.reply("2")
+	w.untilRun(run, "completed")
+	if got := problems(); got != "" {
+		t.Errorf("the problem is back: %s", got)
+	}
+}

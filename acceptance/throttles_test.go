@@ -3,6 +3,8 @@ package acceptance
 import (
 	"context"
 	"fmt"
+	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -248,5 +250,82 @@ func TestManyHeldOrganizations(t *testing.T) {
 	}
 	if n := one[int64](w, `SELECT max(n) FROM (SELECT count(*) AS n FROM pgautomate.lead_stage_actions WHERE started_at IS NOT NULL AND organization_id <> 'z' GROUP BY organization_id) x`); n != 1 {
 		t.Errorf("an organization started %d, want 1", n)
+	}
+}
+
+// TestWeights: where there is more to do than workers can, organizations take turns,
+// by their weights.
+func TestWeights(t *testing.T) {
+	t.Parallel()
+	w := newWorkers(t)
+	w.config.WorkersPerType = 4
+	w.exec(`INSERT INTO pgautomate.organizations (id, weight) VALUES ('heavy', 3), ('light', 1)`)
+	if got := w.fails(`UPDATE pgautomate.organizations SET weight = 0 WHERE id = 'light'`); !strings.Contains(got, "weight_is_1_to_100") {
+		t.Errorf("a weight of 0: %s", got)
+	}
+	const each = 1500
+	for _, organization := range []string{"heavy", "light", "usual"} {
+		w.exec(`INSERT INTO pgautomate.lead_stage_actions (organization_id, lead_id, action_type, perform_at)
+			SELECT $1, g::text, 'work', now() FROM generate_series(1, $2::integer) g`, organization, each)
+	}
+	w.run(handle("work", func(context.Context, *pgautomate.Action) (pgautomate.Result, error) { return pgautomate.Result{}, nil }))
+	w.until("the heavy one is through", func() bool { return w.started("heavy") == each })
+	// Until then three of five turns were its own.
+	type count struct{ Light, Usual int64 }
+	at := one[time.Time](w, `SELECT max(started_at) FROM pgautomate.lead_stage_actions WHERE organization_id = 'heavy'`)
+	before := func(organization string) int64 {
+		return one[int64](w, `SELECT count(*) FROM pgautomate.lead_stage_actions WHERE organization_id = $1 AND started_at <= $2`, organization, at)
+	}
+	got := count{before("light"), before("usual")}
+	for _, n := range []int64{got.Light, got.Usual} {
+		if n < each/3*7/10 || n > each/3*13/10 {
+			t.Errorf("while the heavy one had %d, the others had %+v; want about %d each", each, got, each/3)
+		}
+	}
+	t.Logf("while the one of weight 3 had %d, those of weight 1 had %d and %d", each, got.Light, got.Usual)
+}
+
+// TestTimersRun: what goes on after a timer is no start, so no token is taken; but
+// it runs, so max_running holds for it.
+func TestTimersRun(t *testing.T) {
+	t.Parallel()
+	w := newWorkers(t)
+	w.throttle("a", "poll", "40", "1 hour", "3")
+	var mu sync.Mutex
+	running, most := 0, 0
+	together := time.Now().Add(6 * time.Second) // then nearly all run out
+	poll := func(ctx context.Context, a *pgautomate.Action) (pgautomate.Result, error) {
+		mu.Lock()
+		running++
+		most = max(most, running)
+		mu.Unlock()
+		defer func() {
+			mu.Lock()
+			running--
+			mu.Unlock()
+		}()
+		if !a.Resumed {
+			return pgautomate.Result{Until: together}, nil
+		}
+		select {
+		case <-time.After(50 * time.Millisecond):
+		case <-ctx.Done():
+		}
+		return pgautomate.Result{}, ctx.Err()
+	}
+	w.run(handle("poll", poll))
+	w.exec(`INSERT INTO pgautomate.lead_stage_actions (organization_id, lead_id, action_type, perform_at)
+		SELECT 'a', g::text, 'poll', now() FROM generate_series(1, 50) g`)
+	count := func(status string) int64 {
+		return one[int64](w, `SELECT count(*) FROM pgautomate.lead_stage_actions WHERE status = $1::pgautomate.job_status`, status)
+	}
+	w.until("40 have started and gone on", func() bool { return count("completed") == 40 })
+	if n := count("pending"); n != 10 {
+		t.Errorf("%d have not started, want the 10 that no token is left for", n)
+	}
+	mu.Lock()
+	defer mu.Unlock()
+	if most > 3 {
+		t.Errorf("%d ran at once, want at most 3", most)
 	}
 }

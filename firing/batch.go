@@ -334,7 +334,16 @@ func carrier(args river.JobArgs) river.InsertManyParams {
 
 // runs lets pipelines know of leads that are gone, left, or got another id.
 func (b *batch) runs(ctx context.Context, ch *change.Change, gone *goneIDs) error {
-	if ch.OldOrganization == "" || ch.After != nil && ch.OldID == "" && ch.OldOrganization == ch.Organization {
+	// With REPLICA IDENTITY DEFAULT the old row is but its key: whose it was isn't known,
+	// but who it was is.
+	keyOnly := ch.BeforeUnknown
+	if !keyOnly && ch.OldOrganization == "" && ch.Before != nil {
+		t := b.Catalog.Type(ch.Object.Type)
+		keyOnly = t != nil && t.KeyOnly(ch.Before)
+	}
+	switch {
+	case keyOnly && ch.After == nil, keyOnly && ch.OldID != "":
+	case ch.OldOrganization == "", ch.After != nil && ch.OldID == "" && ch.OldOrganization == ch.Organization:
 		return nil
 	}
 	has, known := b.pipelines[ch.Object.Type]
@@ -355,7 +364,7 @@ func (b *batch) runs(ctx context.Context, ch *change.Change, gone *goneIDs) erro
 	switch {
 	case ch.After == nil:
 		gone.add(ch.OldOrganization, ch.Object.Type, "object_deleted", id)
-	case ch.OldOrganization != ch.Organization:
+	case ch.OldOrganization != ch.Organization && !keyOnly:
 		gone.add(ch.OldOrganization, ch.Object.Type, "left_organization", id)
 	default:
 		gone.more = append(gone.more, carrier(jobs.ObjectRenamedArgs{

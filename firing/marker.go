@@ -34,6 +34,9 @@ type mark struct {
 	tries         int    // in vain so far: the trigger's row was not to be seen yet
 }
 
+// repliesStatus marks the object type itself: its reply query holds, or error says why not.
+const repliesStatus = "replies"
+
 func newMarker(pool *pgxpool.Pool, logger *slog.Logger) *marker {
 	return &marker{pool: pool, logger: logger, wake: make(chan struct{}, 1)}
 }
@@ -135,6 +138,11 @@ func (m *marker) write(ctx context.Context, todo []mark) (int, error) {
 			var n int64
 			var err error
 			switch {
+			case k.status == repliesStatus:
+				if n, err = q.MarkReplies(ctx, dbq.MarkRepliesParams{Error: k.error, Name: k.objectType}); err == nil && n > 0 && k.error != "" {
+					m.logger.WarnContext(ctx, "no row of a watched table counts as a reply", "object_type", k.objectType, "problem", k.error)
+				}
+				return err
 			case k.objectType != "" && k.status == "degraded":
 				n, err = q.DegradeTriggers(ctx, dbq.DegradeTriggersParams{Error: k.error, ObjectType: k.objectType})
 			case k.objectType != "":

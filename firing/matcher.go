@@ -105,7 +105,8 @@ type Matcher struct {
 	mu     sync.Mutex // what follows is also looked at by who explains
 	recent recent
 
-	replyTypes map[string]*replyType
+	replyTypes  map[string]*replyType
+	replyErrors map[string]string // as last shown on the object types; "": the reply query holds
 
 	mirrors mirrors
 	timers  timers

@@ -35,7 +35,6 @@ type replyType struct {
 	set           *trigger.Set
 	layouts       map[*change.Relation]struct{}
 	organizations map[string]struct{}
-	broken        bool // noted
 }
 
 // replies are those of one transaction of the feed.
@@ -111,6 +110,9 @@ func (m *Matcher) replyType(name string) *replyType {
 // isReply asks the reply query about one change.
 func (b *batch) isReply(ctx context.Context, c *change.Commit, t *replyType, ch *change.Change) (bool, error) {
 	if _, known := t.layouts[ch.Relation]; !known {
+		// The table has changed: whether the query still holds is seen anew.
+		t.set, t.organizations = trigger.NewSet(), map[string]struct{}{}
+		clear(t.layouts)
 		schema, err := b.Catalog.LayoutSchema(ctx, ch.Object, ch.Relation)
 		if err != nil {
 			return false, err
@@ -129,12 +131,7 @@ func (b *batch) isReply(ctx context.Context, c *change.Commit, t *replyType, ch 
 			ID: int64(len(t.organizations)) + 1, Version: 1, Organization: organization, Name: "replies", ObjectType: ch.Object.Type,
 			Query: t.typ.Reply.When, Location: where,
 		})
-		if err != nil && !t.broken {
-			t.broken = true
-			b.notes.add(c, "reply_query_invalid", 1, map[string]any{
-				"object_type": ch.Object.Type, "problem": err.Error(), "fix": "watch the table again with a --reply-when that holds for its columns",
-			})
-		}
+		b.judgeReplies(c, ch.Object.Type, err)
 		t.organizations[organization] = struct{}{}
 	}
 	matched, _, err := t.set.Match(b.matched[:0], ch)
@@ -144,6 +141,27 @@ func (b *batch) isReply(ctx context.Context, c *change.Commit, t *replyType, ch 
 		return false, nil //nolint:nilerr // a poison change is noted and passed over
 	}
 	return len(matched) > 0, nil
+}
+
+// judgeReplies shows on the object type whether its reply query holds.
+func (b *batch) judgeReplies(c *change.Commit, objectType string, err error) {
+	text := ""
+	if err != nil {
+		text = err.Error()
+	}
+	if shown, known := b.replyErrors[objectType]; known && shown == text {
+		return
+	}
+	if b.replyErrors == nil {
+		b.replyErrors = map[string]string{}
+	}
+	b.replyErrors[objectType] = text
+	b.marker.add(mark{objectType: objectType, status: repliesStatus, error: text})
+	if text != "" {
+		b.notes.add(c, "reply_query_invalid", 1, map[string]any{
+			"object_type": objectType, "problem": text, "fix": "watch the table again with a --reply-when that holds for its columns",
+		})
+	}
 }
 
 func (r *replies) add(c *change.Commit, ch *change.Change, leadType, lead, contact, channel string) {

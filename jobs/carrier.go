@@ -40,6 +40,8 @@ func (FiringArgs) Kind() string { return "firing" }
 
 // ObjectGoneArgs ends the runs of leads whose rows were deleted or left their
 // organization; at most 1,000 ids a job.
+//
+// No organization: whose row it was isn't known, and its id is nobody else's.
 type ObjectGoneArgs struct {
 	OrganizationID string   `json:"organization_id"`
 	ObjectType     string   `json:"object_type"`

@@ -14,7 +14,11 @@ VALUES (@name, @table_name, @id_column, @organization_column, @custom_column, (@
         sqlc.narg(reply_when), nullif(@reply_lead::text, ''), nullif(@reply_contact::text, ''), nullif(@reply_channel::text, ''))
 ON CONFLICT (name) DO UPDATE SET table_name = excluded.table_name, id_column = excluded.id_column,
     organization_column = excluded.organization_column, custom_column = excluded.custom_column, reply_when = excluded.reply_when,
-    reply_lead = excluded.reply_lead, reply_contact = excluded.reply_contact, reply_channel = excluded.reply_channel;
+    reply_error = NULL, reply_lead = excluded.reply_lead, reply_contact = excluded.reply_contact, reply_channel = excluded.reply_channel;
+
+-- name: MarkReplies :execrows
+UPDATE pgautomate.object_types SET reply_error = nullif(@error::text, '')
+ WHERE name = @name AND reply_error IS DISTINCT FROM nullif(@error::text, '');
 
 -- name: DeleteObjectType :exec
 DELETE FROM pgautomate.object_types WHERE name = @name;

@@ -30,7 +30,8 @@ SELECT s.id, s.organization_id, s.lead_id, s.pipeline_id, s.entered_at
 
 -- The pipelines that objects of a type may be in, of one organization.
 -- name: PipelinesOf :many
-SELECT id FROM pgautomate.pipelines WHERE object_type = @object_type AND organization_id = @organization_id;
+SELECT id, organization_id FROM pgautomate.pipelines
+ WHERE object_type = @object_type AND (organization_id = @organization_id OR @organization_id = '');
 
 -- The goal that a run's pipeline has now. Primary keys.
 -- name: RunGoal :one

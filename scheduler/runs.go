@@ -132,7 +132,8 @@ func (r *Runs) end(ctx context.Context, runs []Run) (held map[runKey]bool, err e
 	return held, nil
 }
 
-// EndOf ends the runs of leads, in whichever pipeline of their organization.
+// EndOf ends the runs of leads, in whichever pipeline of their organization; "": of
+// any.
 func (r *Runs) EndOf(ctx context.Context, organization, objectType string, leads []string, reason string) error {
 	pipelines, err := dbq.New(r.Pool).PipelinesOf(ctx, dbq.PipelinesOfParams{ObjectType: objectType, OrganizationID: organization})
 	if err != nil {
@@ -142,7 +143,7 @@ func (r *Runs) EndOf(ctx context.Context, organization, objectType string, leads
 	for _, pipeline := range pipelines {
 		runs := make([]Run, len(leads))
 		for i, lead := range leads {
-			runs[i] = Run{Organization: organization, Lead: lead, Pipeline: pipeline, Reason: reason}
+			runs[i] = Run{Organization: pipeline.OrganizationID, Lead: lead, Pipeline: pipeline.ID, Reason: reason}
 		}
 		for _, err := range r.End(ctx, runs) {
 			if errors.Is(err, ErrLookAgain) {

@@ -249,6 +249,24 @@ func (q *Queries) ListRelations(ctx context.Context) ([]PgautomateObjectRelation
 	return items, nil
 }
 
+const markReplies = `-- name: MarkReplies :execrows
+UPDATE pgautomate.object_types SET reply_error = nullif($1::text, '')
+ WHERE name = $2 AND reply_error IS DISTINCT FROM nullif($1::text, '')
+`
+
+type MarkRepliesParams struct {
+	Error string
+	Name  string
+}
+
+func (q *Queries) MarkReplies(ctx context.Context, arg MarkRepliesParams) (int64, error) {
+	result, err := q.db.Exec(ctx, markReplies, arg.Error, arg.Name)
+	if err != nil {
+		return 0, err
+	}
+	return result.RowsAffected(), nil
+}
+
 const organizationTimeZone = `-- name: OrganizationTimeZone :one
 SELECT time_zone FROM pgautomate.organizations WHERE id = $1
 `
@@ -459,7 +477,7 @@ VALUES ($1, $2, $3, $4, $5, ($6::text)::"char",
         $7, nullif($8::text, ''), nullif($9::text, ''), nullif($10::text, ''))
 ON CONFLICT (name) DO UPDATE SET table_name = excluded.table_name, id_column = excluded.id_column,
     organization_column = excluded.organization_column, custom_column = excluded.custom_column, reply_when = excluded.reply_when,
-    reply_lead = excluded.reply_lead, reply_contact = excluded.reply_contact, reply_channel = excluded.reply_channel
+    reply_error = NULL, reply_lead = excluded.reply_lead, reply_contact = excluded.reply_contact, reply_channel = excluded.reply_channel
 `
 
 type PutObjectTypeParams struct {

@@ -203,7 +203,8 @@ func (q *Queries) NoteLoop(ctx context.Context, arg NoteLoopParams) error {
 }
 
 const pipelinesOf = `-- name: PipelinesOf :many
-SELECT id FROM pgautomate.pipelines WHERE object_type = $1 AND organization_id = $2
+SELECT id, organization_id FROM pgautomate.pipelines
+ WHERE object_type = $1 AND (organization_id = $2 OR $2 = '')
 `
 
 type PipelinesOfParams struct {
@@ -211,20 +212,25 @@ type PipelinesOfParams struct {
 	OrganizationID string
 }
 
+type PipelinesOfRow struct {
+	ID             int64
+	OrganizationID string
+}
+
 // The pipelines that objects of a type may be in, of one organization.
-func (q *Queries) PipelinesOf(ctx context.Context, arg PipelinesOfParams) ([]int64, error) {
+func (q *Queries) PipelinesOf(ctx context.Context, arg PipelinesOfParams) ([]PipelinesOfRow, error) {
 	rows, err := q.db.Query(ctx, pipelinesOf, arg.ObjectType, arg.OrganizationID)
 	if err != nil {
 		return nil, err
 	}
 	defer rows.Close()
-	var items []int64
+	var items []PipelinesOfRow
 	for rows.Next() {
-		var id int64
-		if err := rows.Scan(&id); err != nil {
+		var i PipelinesOfRow
+		if err := rows.Scan(&i.ID, &i.OrganizationID); err != nil {
 			return nil, err
 		}
-		items = append(items, id)
+		items = append(items, i)
 	}
 	if err := rows.Err(); err != nil {
 		return nil, err
