@@ -357,7 +357,7 @@ func (e *Engine) Prepare(ctx context.Context) error {
 	}
 	e.scheduler.Init()
 	e.executor = &jobs.Executor{
-		Lifecycle: e.lifecycle, Registry: e.registry, Vars: e.vars, GoalMet: e.goalMet, Suppressed: e.suppressed, Step: e.notifications, Logger: e.logger,
+		Lifecycle: e.lifecycle, Registry: e.registry, Vars: e.vars, GoalMet: e.goalMet, Suppressed: e.suppressed, SuppressedAddresses: e.suppressedAddresses, Step: e.notifications, Logger: e.logger,
 		Timeout: e.cfg.ActionTimeout, VisibleWithin: e.cfg.VisibleWithin,
 	}
 	if e.claims() {

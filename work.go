@@ -154,11 +154,30 @@ func (e *Engine) suppressed(ctx context.Context, a *jobs.Action, channel string)
 		return "", nil
 	case err != nil:
 		return "", fmt.Errorf("suppressions: %w", err)
-	case strings.EqualFold(strings.TrimSpace(reason), "unsubscribed"):
-		return "unsubscribed", nil
 	default:
-		return "suppressed", nil
+		return suppressionWord(reason), nil
 	}
+}
+
+// suppressionWord is what a run ends with for a suppression's reason.
+func suppressionWord(reason string) string {
+	if strings.EqualFold(strings.TrimSpace(reason), "unsubscribed") {
+		return "unsubscribed"
+	}
+	return "suppressed"
+}
+
+// suppressedAddresses gives those of the addresses that nothing is to be sent to.
+func (e *Engine) suppressedAddresses(ctx context.Context, organization, channel string, addresses []string) (map[string]string, error) {
+	rows, err := dbq.New(e.pool).SuppressedAddresses(ctx, dbq.SuppressedAddressesParams{OrganizationID: organization, Channel: channel, Addresses: addresses})
+	if err != nil || len(rows) == 0 {
+		return nil, err
+	}
+	reasons := make(map[string]string, len(rows))
+	for _, r := range rows {
+		reasons[r.Asked] = suppressionWord(r.Reason)
+	}
+	return reasons, nil
 }
 
 // integrations implements jobs.Integrations.

@@ -1,6 +1,9 @@
 package acceptance
 
 import (
+	"net/http"
+	"slices"
+	"strings"
 	"testing"
 
 	"github.com/pgautomate/pgautomate/mailbox"
@@ -67,5 +70,64 @@ func TestP22Suppressed(t *testing.T) {
 	w.exec(`DELETE FROM pgautomate.suppressions WHERE lead_id = '4'`)
 	if got := w.runState(w.enter("a", "4", stage)); got != "active" {
 		t.Errorf("after the suppression was taken back: %q", got)
+	}
+}
+
+// TestSuppressedAddresses: nothing is sent to an address on the list, whoever has it,
+// however it is written; a mail to several goes to the others.
+func TestSuppressedAddresses(t *testing.T) {
+	t.Parallel()
+	w := newWorkers(t)
+	box, err := mailbox.Start(t.Context(), "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.config.SMTPURL, w.config.WebhookAllow = box.URL(), loopback
+	web := newProvider(t, func(w http.ResponseWriter, _ string, _ int) { _, _ = w.Write([]byte(`{"id": "m1"}`)) })
+	w.exec(`INSERT INTO pgautomate.integrations (organization_id, provider_id, channel, credentials) VALUES ('a', 'generic-sms', 'sms', jsonb_build_object('baseUrl', $1::text))`, web.URL+"/sms")
+	w.exec(`INSERT INTO pgautomate.suppressions (organization_id, address, channel, reason) VALUES
+		('a', 'Ann@Example.com', NULL, 'complained'), ('a', 'bob@example.com', 'email', 'unsubscribed'), ('a', '+43 1 234', 'sms', 'unsubscribed'),
+		('a', 'cid@example.com', 'sms', 'bounced'), ('b', 'cid@example.com', NULL, 'bounced')`)
+	mail := func(to string) act { return act{"email", `{"to": ` + to + `, "subject": "hello", "body": "hello"}`} }
+	sms := func(to string) act { return act{"sms", `{"to": "` + to + `", "body": "hello"}`} }
+	w.run()
+	for name, c := range map[string]struct {
+		act  act
+		want string
+	}{
+		"complained":           {mail(`"Ann <ANN@example.com>"`), "exited/suppressed"},
+		"unsubscribed":         {mail(`"bob@example.com"`), "exited/unsubscribed"},
+		"another channel's":    {mail(`"cid@example.com"`), "completed"},
+		"one of several":       {mail(`["ann@example.com", "Dan <dan@example.com>", "bob@example.com"]`), "completed"},
+		"all of several":       {mail(`"ann@example.com, bob@example.com"`), "exited/suppressed"},
+		"a number":             {sms("+43-1-234"), "exited/unsubscribed"},
+		"another number":       {sms("+43 1 235"), "completed"},
+		"a number of somebody": {sms("+44 1 234"), "completed"},
+	} {
+		run := w.enter("a", name, w.stage("a", name, "s", c.act))
+		w.untilRun(run, c.want)
+		if c.want == "completed" {
+			continue
+		}
+		if got := w.actions(run); got != "canceled/"+strings.TrimPrefix(c.want, "exited/") {
+			t.Errorf("%s: the send is %s", name, got)
+		}
+	}
+	var to []string
+	for _, m := range box.Messages() {
+		to = append(to, m.To...)
+	}
+	slices.Sort(to)
+	if got := strings.Join(to, " "); got != "cid@example.com dan@example.com" {
+		t.Errorf("mails went to %s", got)
+	}
+	if n := len(web.bodies["/sms"]); n != 2 {
+		t.Errorf("%d text messages went out, want 2", n)
+	}
+	if got := one[string](w, `SELECT result ->> 'suppressed' FROM pgautomate.lead_stage_actions WHERE lead_id = 'one of several'`); got != `["ann@example.com", "bob@example.com"]` {
+		t.Errorf("the mail to several says that it left out %s", got)
+	}
+	if got := w.fails(`INSERT INTO pgautomate.suppressions (organization_id, address) VALUES ('a', ' - ')`); !strings.Contains(got, "not nothing") {
+		t.Errorf("an empty address: %s", got)
 	}
 }

@@ -67,6 +67,10 @@ type Action struct {
 	Now time.Time
 	// Location is the organization's time zone.
 	Location *time.Location
+
+	// suppressed gives those of some addresses that nothing is to be sent to, with the
+	// reasons; see Executor.SuppressedAddresses.
+	suppressed func(ctx context.Context, organization, channel string, addresses []string) (map[string]string, error)
 }
 
 // IdempotencyKey is the same for every attempt of an action and differs between actions.

@@ -107,6 +107,8 @@ type EmailOutput struct {
 	MessageID string   `json:"message_id"`
 	To        []string `json:"to"`
 	Response  string   `json:"response,omitempty"` // the server's last word
+	// Suppressed are recipients that were left out: nothing is to be sent to them.
+	Suppressed []string `json:"suppressed,omitempty"`
 }
 
 func (h emailHandler) Run(ctx context.Context, a *Action) (Result, error) {
@@ -117,6 +119,10 @@ func (h emailHandler) Run(ctx context.Context, a *Action) (Result, error) {
 	if err != nil {
 		return Result{}, err
 	}
+	suppressed, err := wantedRecipients(ctx, a, p)
+	if err != nil {
+		return Result{}, err
+	}
 	msg, err := h.message(a, p)
 	if err != nil {
 		return Result{}, Permanent(err)
@@ -124,7 +130,7 @@ func (h emailHandler) Run(ctx context.Context, a *Action) (Result, error) {
 	if err := h.server.send(ctx, msg); err != nil {
 		return Result{}, err
 	}
-	out := EmailOutput{MessageID: msg.GetMessageID(), Response: excerpt(msg.ServerResponse())}
+	out := EmailOutput{Suppressed: suppressed, MessageID: msg.GetMessageID(), Response: excerpt(msg.ServerResponse())}
 	for _, to := range msg.GetTo() {
 		out.To = append(out.To, to.Address)
 	}

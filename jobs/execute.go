@@ -115,6 +115,9 @@ type Executor struct {
 	// Suppressed gives the reason why nothing is to be sent to an action's lead over
 	// a channel: unsubscribed or suppressed; "" when it may be.
 	Suppressed func(ctx context.Context, a *Action, channel string) (string, error)
+	// SuppressedAddresses gives those of some addresses that nothing is to be sent to over
+	// a channel, each with the reason: unsubscribed or suppressed.
+	SuppressedAddresses func(ctx context.Context, organization, channel string, addresses []string) (map[string]string, error)
 	// Step runs the jobs of notifications, of whatever type.
 	Step Handler
 
@@ -138,6 +141,7 @@ func (e *Executor) RunStarted(ctx context.Context, s *Started) error {
 	if e.Vars != nil {
 		s.Action.Vars = e.Vars(s)
 	}
+	s.Action.suppressed = e.SuppressedAddresses
 	failpoint.Hit("handler-before")
 	outcome := e.decide(ctx, s)
 	failpoint.Hit("handler-done")
@@ -258,6 +262,9 @@ func (e *Executor) outcome(s *Started, a attempt) Outcome {
 	free, counted := 1, 0
 	if action.Resumed {
 		free, counted = 0, -1
+	}
+	if suppressed, ok := errors.AsType[*SuppressedError](a.err); ok {
+		return endedBefore(s, suppressed.Reason)
 	}
 	class, wait := Classify(a.err)
 	switch class {

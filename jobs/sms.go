@@ -46,6 +46,11 @@ func (h smsHandler) Run(ctx context.Context, a *Action) (Result, error) {
 	if err != nil {
 		return Result{}, Permanent(err)
 	}
+	if reasons, err := a.unwanted(ctx, "sms", to); err != nil {
+		return Result{}, err
+	} else if reason := reasons[to]; reason != "" {
+		return Result{}, &SuppressedError{reason}
+	}
 	i, err := findIntegration(ctx, h.integrations, a, "sms", identifier, " (provider_id twilio, or generic-sms with credentials.baseUrl)")
 	if err != nil {
 		return Result{}, err

@@ -503,6 +503,9 @@ func (r *run) send(ctx context.Context) (jobs.Result, error) {
 		}}}, nil
 	}
 	result, err := handler.Run(ctx, r.literal(params))
+	if suppressed, ok := errors.AsType[*jobs.SuppressedError](err); ok {
+		return *ended(jobs.StatusCanceled, suppressed.Reason, "Subscriber is suppressed", err.Error()), nil
+	}
 	if err != nil {
 		return jobs.Result{}, r.unsent(err, m)
 	}

@@ -6,6 +6,7 @@ package server
 import (
 	"encoding/json"
 	"net/http"
+	"slices"
 
 	"github.com/jackc/pgerrcode"
 
@@ -21,6 +22,7 @@ func (s *Server) registerSettings(mux *http.ServeMux) {
 		wire{method: http.MethodGet, path: "/v1/integrations", id: "list-integrations", summary: "List integrations", tag: "settings", handle: func(c *call) (int, any, error) { return c.integrations(false) }},
 		wire{method: http.MethodGet, path: "/v1/integrations/active", id: "list-active-integrations", summary: "List active integrations", tag: "settings", handle: func(c *call) (int, any, error) { return c.integrations(true) }},
 		wire{method: http.MethodPost, path: "/v1/integrations", id: "create-integration", summary: "Add an integration", tag: "settings", handle: createIntegration},
+		wire{method: http.MethodGet, path: "/v1/integrations/{integrationId}", id: "get-integration", summary: "Get an integration", tag: "settings", handle: getIntegration},
 		wire{method: http.MethodPut, path: "/v1/integrations/{integrationId}", id: "update-integration", summary: "Change an integration", tag: "settings", handle: updateIntegration},
 		wire{method: http.MethodDelete, path: "/v1/integrations/{integrationId}", id: "delete-integration", summary: "Remove an integration", tag: "settings", handle: deleteIntegration},
 		wire{method: http.MethodPost, path: "/v1/integrations/{integrationId}/set-primary", id: "set-primary-integration", summary: "Use an integration first", tag: "settings", handle: setPrimary},
@@ -37,11 +39,65 @@ func (s *Server) registerSettings(mux *http.ServeMux) {
 func showIntegration(i *dbq.PgautomateIntegration) obj {
 	m := obj{
 		"_id": itoa(i.ID), "_environmentId": i.OrganizationID, "_organizationId": i.OrganizationID, "name": i.Name, "identifier": i.Identifier,
-		"providerId": i.ProviderID, "channel": i.Channel, "credentials": i.Credentials, "active": i.Active, "deleted": false, "primary": i.IsPrimary,
+		"providerId": i.ProviderID, "channel": i.Channel, "credentials": maskCredentials(i.Credentials), "active": i.Active, "deleted": false, "primary": i.IsPrimary,
 		"createdAt": wireTime(i.CreatedAt), "updatedAt": wireTime(i.UpdatedAt),
 	}
 	put(m, "conditions", i.Conditions)
 	return m
+}
+
+// mask stands for a credential that is not given back; sent back, it means the one
+// that is kept.
+const mask = "********"
+
+// openCredentials are those that are no secrets.
+var openCredentials = []string{"from", "senderName", "host", "port", "secure", "requireTls", "ignoreTls", "region", "accountSid"}
+
+// maskCredentials gives an integration's credentials without its secrets.
+func maskCredentials(raw json.RawMessage) obj {
+	m := obj{}
+	if json.Unmarshal(raw, &m) != nil {
+		return obj{}
+	}
+	for name, v := range m {
+		switch v.(type) {
+		case bool, nil:
+		default:
+			if !slices.Contains(openCredentials, name) {
+				m[name] = mask
+			}
+		}
+	}
+	return m
+}
+
+// keepMasked gives credentials with what was kept in the place of masks.
+func keepMasked(sent, kept json.RawMessage) (json.RawMessage, error) {
+	var m, old map[string]json.RawMessage
+	if err := json.Unmarshal(sent, &m); err != nil || m == nil {
+		return sent, nil //nolint:nilerr // the database refuses what is no object
+	}
+	if err := json.Unmarshal(kept, &old); err != nil {
+		return nil, err
+	}
+	for name, v := range m {
+		if string(v) != `"`+mask+`"` {
+			continue
+		}
+		if _, there := old[name]; !there {
+			return nil, refuse("credentials." + name + " is the mask of a credential that is not there: send the credential itself")
+		}
+		m[name] = old[name]
+	}
+	return json.Marshal(m)
+}
+
+func getIntegration(c *call) (int, any, error) {
+	id, err := c.integrationID()
+	if err != nil {
+		return 0, nil, err
+	}
+	return c.integration(http.StatusOK, id)
 }
 
 func (c *call) integrations(onlyActive bool) (int, any, error) {
@@ -92,8 +148,12 @@ func createIntegration(c *call) (int, any, error) {
 	if b.ProviderID == "" || b.Channel == "" {
 		return 0, nil, refuse("providerId and channel should not be empty")
 	}
+	credentials, err := keepMasked(orObject(b.Credentials), json.RawMessage("{}"))
+	if err != nil {
+		return 0, nil, err
+	}
 	p := dbq.ApiInsertIntegrationParams{
-		OrganizationID: c.org, Name: b.ProviderID, ProviderID: b.ProviderID, Channel: b.Channel, Credentials: orObject(b.Credentials),
+		OrganizationID: c.org, Name: b.ProviderID, ProviderID: b.ProviderID, Channel: b.Channel, Credentials: credentials,
 		Conditions: b.Conditions, Active: b.Active == nil || *b.Active,
 	}
 	if b.Name != nil {
@@ -124,6 +184,18 @@ func updateIntegration(c *call) (int, any, error) {
 	id, err := c.integrationID()
 	if err != nil {
 		return 0, nil, err
+	}
+	if b.Credentials != nil {
+		rows, err := c.s.q.ApiListIntegrations(c.ctx, dbq.ApiListIntegrationsParams{OrganizationID: c.org, ID: &id})
+		if err != nil {
+			return 0, nil, err
+		}
+		if len(rows) == 0 {
+			return 0, nil, notFound("integration", itoa(id))
+		}
+		if b.Credentials, err = keepMasked(b.Credentials, rows[0].Credentials); err != nil {
+			return 0, nil, err
+		}
 	}
 	_, err = c.s.q.ApiUpdateIntegration(c.ctx, dbq.ApiUpdateIntegrationParams{
 		OrganizationID: c.org, ID: id, Name: b.Name, Identifier: b.Identifier, Credentials: b.Credentials, Active: b.Active, Conditions: b.Conditions,

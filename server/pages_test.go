@@ -231,15 +231,15 @@ func TestOpenAPI(t *testing.T) {
 	}
 	slices.Sort(got)
 	want := []string{
-		"DELETE /v1/keys/{id}", "DELETE /v1/pipelines/{id}", "DELETE /v1/throttles", "DELETE /v1/triggers/{id}",
+		"DELETE /v1/keys/{id}", "DELETE /v1/pipelines/{id}", "DELETE /v1/suppressions/{id}", "DELETE /v1/throttles", "DELETE /v1/triggers/{id}",
 		"DELETE /v1/triggers/{id}/backfills/{backfill_id}",
 		"GET /v1/actions", "GET /v1/actions/{id}", "GET /v1/feed", "GET /v1/keys", "GET /v1/leads/{lead_id}/timeline",
-		"GET /v1/pipelines", "GET /v1/pipelines/{id}", "GET /v1/problems", "GET /v1/throttles",
+		"GET /v1/pipelines", "GET /v1/pipelines/{id}", "GET /v1/problems", "GET /v1/suppressions", "GET /v1/suppressions/{id}", "GET /v1/throttles",
 		"GET /v1/triggers", "GET /v1/triggers/{id}",
 		"GET /v1/triggers/{id}/backfills", "GET /v1/triggers/{id}/backfills/{backfill_id}", "GET /v1/triggers/{id}/firings",
-		"PATCH /v1/pipelines/{id}", "PATCH /v1/triggers/{id}",
+		"PATCH /v1/pipelines/{id}", "PATCH /v1/suppressions/{id}", "PATCH /v1/triggers/{id}",
 		"POST /v1/actions/{id}/cancel", "POST /v1/actions/{id}/retry", "POST /v1/keys", "POST /v1/pipelines",
-		"POST /v1/pipelines/{id}/apply", "POST /v1/pipelines/{id}/dry-run", "POST /v1/pipelines/{id}/leads", "POST /v1/triggers", "POST /v1/triggers/preview", "POST /v1/triggers/validate",
+		"POST /v1/pipelines/{id}/apply", "POST /v1/pipelines/{id}/dry-run", "POST /v1/pipelines/{id}/leads", "POST /v1/suppressions", "POST /v1/triggers", "POST /v1/triggers/preview", "POST /v1/triggers/validate",
 		"POST /v1/triggers/{id}/backfill", "POST /v1/triggers/{id}/explain",
 		"PUT /v1/pipelines/{id}", "PUT /v1/throttles",
 	}

@@ -181,6 +181,7 @@ func New(cfg Config) (*Server, error) {
 	s.registerLeads()
 	s.registerActions()
 	s.registerThrottles()
+	s.registerSuppressions()
 	s.registerKeys()
 	s.registerOperator()
 	s.registerNovu(v1)

@@ -165,6 +165,28 @@ type PgautomatePipelineStageAction struct {
 	Params          json.RawMessage
 }
 
+// Whom nothing is to be sent to. Before each send it is looked up; the run ends then: unsubscribed, or suppressed. Who is suppressed on all channels is not let into pipelines.
+type PgautomateSuppression struct {
+	// Counts suppressions.
+	ID int64
+	// The organization whose sends are meant.
+	OrganizationID string
+	// The lead; of which object type says lead_type.
+	LeadID *string
+	// Or the subscriber, by its external id.
+	SubscriberID *string
+	// email, sms, push, chat or in_app; NULL or *: all of them.
+	Channel *string
+	// unsubscribed ends runs with that reason; all others (bounced, complained, …) with suppressed.
+	Reason string
+	// The object type that lead_id is of.
+	LeadType string
+	// Since when.
+	CreatedAt time.Time
+	// Or an e-mail address or phone number, whoever has it; kept in small letters, numbers without spaces, dashes, dots and brackets.
+	Address *string
+}
+
 // Customers of the organization's own, for whom a trigger can speak.
 type PgautomateTenant struct {
 	// Counts tenants.

@@ -9,6 +9,222 @@ import (
 	"context"
 )
 
+const apiDeleteSuppression = `-- name: ApiDeleteSuppression :execrows
+DELETE FROM pgautomate.suppressions WHERE id = $1 AND (organization_id = $2 OR $2 IS NULL)
+`
+
+type ApiDeleteSuppressionParams struct {
+	ID             int64
+	OrganizationID *string
+}
+
+func (q *Queries) ApiDeleteSuppression(ctx context.Context, arg ApiDeleteSuppressionParams) (int64, error) {
+	result, err := q.db.Exec(ctx, apiDeleteSuppression, arg.ID, arg.OrganizationID)
+	if err != nil {
+		return 0, err
+	}
+	return result.RowsAffected(), nil
+}
+
+const apiGetSuppression = `-- name: ApiGetSuppression :one
+SELECT id, organization_id, lead_id, subscriber_id, channel, reason, lead_type, created_at, address FROM pgautomate.suppressions WHERE id = $1 AND (organization_id = $2 OR $2 IS NULL)
+`
+
+type ApiGetSuppressionParams struct {
+	ID             int64
+	OrganizationID *string
+}
+
+func (q *Queries) ApiGetSuppression(ctx context.Context, arg ApiGetSuppressionParams) (PgautomateSuppression, error) {
+	row := q.db.QueryRow(ctx, apiGetSuppression, arg.ID, arg.OrganizationID)
+	var i PgautomateSuppression
+	err := row.Scan(
+		&i.ID,
+		&i.OrganizationID,
+		&i.LeadID,
+		&i.SubscriberID,
+		&i.Channel,
+		&i.Reason,
+		&i.LeadType,
+		&i.CreatedAt,
+		&i.Address,
+	)
+	return i, err
+}
+
+const apiInsertSuppression = `-- name: ApiInsertSuppression :one
+INSERT INTO pgautomate.suppressions (organization_id, lead_id, subscriber_id, address, lead_type, channel, reason)
+VALUES ($1, $2, $3, $4, $5, nullif($6::text, '*'), $7)
+RETURNING id, organization_id, lead_id, subscriber_id, channel, reason, lead_type, created_at, address
+`
+
+type ApiInsertSuppressionParams struct {
+	OrganizationID string
+	LeadID         *string
+	SubscriberID   *string
+	Address        *string
+	LeadType       string
+	Channel        string
+	Reason         string
+}
+
+func (q *Queries) ApiInsertSuppression(ctx context.Context, arg ApiInsertSuppressionParams) (PgautomateSuppression, error) {
+	row := q.db.QueryRow(ctx, apiInsertSuppression,
+		arg.OrganizationID,
+		arg.LeadID,
+		arg.SubscriberID,
+		arg.Address,
+		arg.LeadType,
+		arg.Channel,
+		arg.Reason,
+	)
+	var i PgautomateSuppression
+	err := row.Scan(
+		&i.ID,
+		&i.OrganizationID,
+		&i.LeadID,
+		&i.SubscriberID,
+		&i.Channel,
+		&i.Reason,
+		&i.LeadType,
+		&i.CreatedAt,
+		&i.Address,
+	)
+	return i, err
+}
+
+const apiListSuppressions = `-- name: ApiListSuppressions :many
+SELECT id, organization_id, lead_id, subscriber_id, channel, reason, lead_type, created_at, address FROM pgautomate.suppressions
+ WHERE id > $1 AND (organization_id = $2 OR $2 IS NULL)
+   AND (lead_id = $3 OR $3 IS NULL)
+   AND (subscriber_id = $4 OR $4 IS NULL)
+   AND (address = pgautomate.plain_address($5) OR $5 IS NULL)
+ ORDER BY id LIMIT $6
+`
+
+type ApiListSuppressionsParams struct {
+	AfterID        int64
+	OrganizationID *string
+	LeadID         *string
+	SubscriberID   *string
+	Address        *string
+	MaxRows        int32
+}
+
+// As the HTTP API lists them. suppressions_pkey, or one of the three unique indexes.
+func (q *Queries) ApiListSuppressions(ctx context.Context, arg ApiListSuppressionsParams) ([]PgautomateSuppression, error) {
+	rows, err := q.db.Query(ctx, apiListSuppressions,
+		arg.AfterID,
+		arg.OrganizationID,
+		arg.LeadID,
+		arg.SubscriberID,
+		arg.Address,
+		arg.MaxRows,
+	)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []PgautomateSuppression
+	for rows.Next() {
+		var i PgautomateSuppression
+		if err := rows.Scan(
+			&i.ID,
+			&i.OrganizationID,
+			&i.LeadID,
+			&i.SubscriberID,
+			&i.Channel,
+			&i.Reason,
+			&i.LeadType,
+			&i.CreatedAt,
+			&i.Address,
+		); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
+const apiUpdateSuppression = `-- name: ApiUpdateSuppression :one
+UPDATE pgautomate.suppressions SET reason = coalesce($1, reason),
+       channel = CASE WHEN $2::text IS NULL THEN channel ELSE nullif($2, '*') END
+ WHERE id = $3 AND (organization_id = $4 OR $4 IS NULL)
+RETURNING id, organization_id, lead_id, subscriber_id, channel, reason, lead_type, created_at, address
+`
+
+type ApiUpdateSuppressionParams struct {
+	Reason         *string
+	Channel        *string
+	ID             int64
+	OrganizationID *string
+}
+
+func (q *Queries) ApiUpdateSuppression(ctx context.Context, arg ApiUpdateSuppressionParams) (PgautomateSuppression, error) {
+	row := q.db.QueryRow(ctx, apiUpdateSuppression,
+		arg.Reason,
+		arg.Channel,
+		arg.ID,
+		arg.OrganizationID,
+	)
+	var i PgautomateSuppression
+	err := row.Scan(
+		&i.ID,
+		&i.OrganizationID,
+		&i.LeadID,
+		&i.SubscriberID,
+		&i.Channel,
+		&i.Reason,
+		&i.LeadType,
+		&i.CreatedAt,
+		&i.Address,
+	)
+	return i, err
+}
+
+const suppressedAddresses = `-- name: SuppressedAddresses :many
+SELECT DISTINCT ON (w.asked) w.asked::text AS asked, x.reason
+  FROM (SELECT unnest($1::text[]) AS asked) w
+  JOIN pgautomate.suppressions x ON x.organization_id = $2 AND x.address = pgautomate.plain_address(w.asked)
+   AND (x.channel IS NULL OR x.channel IN ('*', $3::text))
+ ORDER BY w.asked, (x.channel = $3) DESC NULLS LAST, x.id
+`
+
+type SuppressedAddressesParams struct {
+	Addresses      []string
+	OrganizationID string
+	Channel        string
+}
+
+type SuppressedAddressesRow struct {
+	Asked  string
+	Reason string
+}
+
+// Those of some addresses, as they were asked for. suppressions_address_idx.
+func (q *Queries) SuppressedAddresses(ctx context.Context, arg SuppressedAddressesParams) ([]SuppressedAddressesRow, error) {
+	rows, err := q.db.Query(ctx, suppressedAddresses, arg.Addresses, arg.OrganizationID, arg.Channel)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []SuppressedAddressesRow
+	for rows.Next() {
+		var i SuppressedAddressesRow
+		if err := rows.Scan(&i.Asked, &i.Reason); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
 const suppression = `-- name: Suppression :one
 
 SELECT x.reason FROM pgautomate.suppressions x
