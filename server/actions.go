@@ -3,13 +3,15 @@ package server
 import (
 	"context"
 	"encoding/json"
-	"fmt"
+	"errors"
 	"math"
 	"net/http"
 	"strconv"
 	"time"
 
 	"github.com/danielgtaylor/huma/v2"
+	"github.com/jackc/pgerrcode"
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/pgautomate/pgautomate/db/dbq"
 )
@@ -121,6 +123,22 @@ func (s *Server) registerActions() {
 	route(s, huma.Operation{
 		OperationID: "get-action", Method: http.MethodGet, Path: "/v1/actions/{id}", Tags: tags, Summary: "Get an action",
 	}, one(func(context.Context, *string, int64) error { return nil }))
+	type moveInput struct {
+		OrgParam
+
+		ID   string `path:"id"`
+		Body struct {
+			PerformAt time.Time `json:"perform_at" doc:"When it may start; in the past: at once."`
+		}
+	}
+	route(s, huma.Operation{
+		OperationID: "move-action", Method: http.MethodPatch, Path: "/v1/actions/{id}", Tags: tags,
+		Summary: "Move an action to another time", Description: "One that waits for its time; a wait's end, too.",
+	}, func(ctx context.Context, in *moveInput) (*Single[Action], error) {
+		return one(func(ctx context.Context, org *string, id int64) error {
+			return s.moveAction(ctx, org, id, in.Body.PerformAt)
+		})(ctx, &oneInput{in.OrgParam, in.ID})
+	})
 	route(s, huma.Operation{
 		OperationID: "cancel-action", Method: http.MethodPost, Path: "/v1/actions/{id}/cancel", Tags: tags,
 		Summary: "Cancel an action", Description: "One that has not started. The next action of its stage becomes due.",
@@ -148,60 +166,38 @@ func (s *Server) cancelAction(ctx context.Context, org *string, id int64) error 
 	return conflict("the action is %s: only a pending, queued or delayed one can be canceled", row.Status)
 }
 
-// retryAction makes a failed or canceled action due again. What an action in a
-// stage may do depends on the stage: the lead may long be somewhere else.
+// retryAction makes a failed or canceled action due again, by the rules of
+// pgautomate.retry_action.
 func (s *Server) retryAction(ctx context.Context, org *string, id int64) error {
 	return s.inTx(ctx, func(q *dbq.Queries) error {
-		if err := q.ApiBringBackActions(ctx, dbq.ApiBringBackActionsParams{ID: id, OrganizationID: org}); err != nil {
+		if _, err := q.ApiGetAction(ctx, dbq.ApiGetActionParams{ID: id, OrganizationID: org}); err != nil {
 			return err
 		}
-		// Entries of the lead wait for this, as they do for each other.
-		if err := q.ApiLockRunOfAction(ctx, id); err != nil {
-			return err
+		err := q.ApiRetryAction(ctx, id)
+		if refused, ok := errors.AsType[*pgconn.PgError](err); ok && refused.Code == pgerrcode.ObjectNotInPrerequisiteState {
+			return conflict("%s", refused.Message)
 		}
-		a, err := q.ApiLockActionForRetry(ctx, dbq.ApiLockActionForRetryParams{ID: id, OrganizationID: org})
-		if err != nil {
-			return err
-		}
-		if a.Status != "failed" && a.Status != "canceled" {
-			return conflict("the action is %s: only a failed or canceled one can be retried", a.Status)
-		}
-		if a.LeadStageID != nil {
-			if err := reopen(ctx, q, &a); err != nil {
-				return err
-			}
-		}
-		if err := q.ApiResetAction(ctx, id); err != nil {
-			return err
-		}
-		if a.LeadStageID != nil {
-			return q.ApiAdvanceStage(ctx, *a.LeadStageID)
-		}
-		return nil
+		return err
 	})
 }
 
-func reopen(ctx context.Context, q *dbq.Queries, a *dbq.ApiLockActionForRetryRow) error {
-	switch {
-	case a.StageStatus == "active":
-		return nil
-	case a.StageStatus == "":
-		return conflict("the stage of this action is no more: put the lead into a stage instead")
-	case a.StageStatus == "failed" && a.Status == "canceled":
-		return conflict("this action was canceled because its stage failed before it: retry the action that failed")
-	case a.StageStatus == "failed" && a.LaterFailed:
-		return conflict("the stage went on after this action and failed at a later one: retry that one")
-	case a.StageStatus != "failed":
-		why := ""
-		if a.StageReason != "" {
-			why = fmt.Sprintf(" (%s)", a.StageReason)
-		}
-		return conflict("the lead's stage is %s%s and the lead went on: put it into the stage again instead", a.StageStatus, why)
-	case a.AnotherActive:
-		return conflict("the lead is in another stage of pipeline %q by now, and can only be in one", a.Pipeline)
-	}
-	if err := q.ApiReopenStage(ctx, *a.LeadStageID); err != nil {
+// moveAction lets an action be done at another time.
+func (s *Server) moveAction(ctx context.Context, org *string, id int64, at time.Time) error {
+	var n int64
+	err := s.inTx(ctx, func(q *dbq.Queries) (err error) {
+		n, err = q.ApiMoveAction(ctx, dbq.ApiMoveActionParams{ID: id, OrganizationID: org, PerformAt: at})
+		return err
+	})
+	if err != nil || n > 0 {
 		return err
 	}
-	return q.ApiRestoreCanceledActions(ctx, dbq.ApiRestoreCanceledActionsParams{LeadStageID: a.LeadStageID, SequenceNumber: a.SequenceNumber})
+	row, err := s.q.ApiGetAction(ctx, dbq.ApiGetActionParams{ID: id, OrganizationID: org})
+	switch {
+	case err != nil:
+		return err
+	case row.Status == "pending" && row.PerformAt == nil:
+		return conflict("it is not the action's turn yet: it becomes due when the action before it ends")
+	default:
+		return conflict("the action is %s: only a pending or delayed one can be moved", row.Status)
+	}
 }

@@ -237,7 +237,7 @@ func TestOpenAPI(t *testing.T) {
 		"GET /v1/pipelines", "GET /v1/pipelines/{id}", "GET /v1/problems", "GET /v1/suppressions", "GET /v1/suppressions/{id}", "GET /v1/throttles",
 		"GET /v1/triggers", "GET /v1/triggers/{id}",
 		"GET /v1/triggers/{id}/backfills", "GET /v1/triggers/{id}/backfills/{backfill_id}", "GET /v1/triggers/{id}/firings",
-		"PATCH /v1/pipelines/{id}", "PATCH /v1/suppressions/{id}", "PATCH /v1/triggers/{id}",
+		"PATCH /v1/actions/{id}", "PATCH /v1/pipelines/{id}", "PATCH /v1/suppressions/{id}", "PATCH /v1/triggers/{id}",
 		"POST /v1/actions/{id}/cancel", "POST /v1/actions/{id}/retry", "POST /v1/keys", "POST /v1/pipelines",
 		"POST /v1/pipelines/{id}/apply", "POST /v1/pipelines/{id}/dry-run", "POST /v1/pipelines/{id}/leads", "POST /v1/suppressions", "POST /v1/triggers", "POST /v1/triggers/preview", "POST /v1/triggers/validate",
 		"POST /v1/triggers/{id}/backfill", "POST /v1/triggers/{id}/explain",

@@ -292,6 +292,17 @@ func TestActions(t *testing.T) {
 		t.Errorf("%s", a.raw)
 	}
 	s.call(200, "GET", "/v1/actions/"+id, s.a, "").want("running", "data", "status")
+	// Another time: of what waits for its time.
+	enter("7", "new")
+	s.call(200, "PATCH", "/v1/actions/"+action("7", 1), s.a, `{"perform_at":"2030-01-02T03:04:05+01:00"}`).want("2030-01-02T02:04:05Z", "data", "perform_at")
+	if a := s.call(409, "PATCH", "/v1/actions/"+action("7", 2), s.a, `{"perform_at":"2030-01-02T03:04:05Z"}`); !strings.Contains(a.raw, "not the action's turn yet") {
+		t.Errorf("%s", a.raw)
+	}
+	if a := s.call(409, "PATCH", "/v1/actions/"+id, s.a, `{"perform_at":"2030-01-02T03:04:05Z"}`); !strings.Contains(a.raw, "the action is running") {
+		t.Errorf("%s", a.raw)
+	}
+	s.call(404, "PATCH", "/v1/actions/"+action("7", 1), s.b, `{"perform_at":"2030-01-02T03:04:05Z"}`)
+	s.call(422, "PATCH", "/v1/actions/"+action("7", 1), s.a, `{"perform_at":"soon"}`)
 	for _, path := range []string{"/v1/actions/999999/cancel", "/v1/actions/999999/retry", "/v1/actions/x/retry"} {
 		s.call(404, "POST", path, s.a, "")
 	}

@@ -11,31 +11,6 @@ import (
 	"time"
 )
 
-const apiAdvanceStage = `-- name: ApiAdvanceStage :exec
-SELECT pgautomate.advance_lead_stages(ARRAY[$1::bigint])
-`
-
-func (q *Queries) ApiAdvanceStage(ctx context.Context, leadStageID int64) error {
-	_, err := q.db.Exec(ctx, apiAdvanceStage, leadStageID)
-	return err
-}
-
-const apiBringBackActions = `-- name: ApiBringBackActions :exec
-SELECT pgautomate.bring_back_actions($1) WHERE EXISTS (SELECT FROM pgautomate.lead_stage_actions
- WHERE id = $1 AND (organization_id = $2 OR $2 IS NULL))
-`
-
-type ApiBringBackActionsParams struct {
-	ID             int64
-	OrganizationID *string
-}
-
-// What finished long ago has left the table; to be retried it must be there.
-func (q *Queries) ApiBringBackActions(ctx context.Context, arg ApiBringBackActionsParams) error {
-	_, err := q.db.Exec(ctx, apiBringBackActions, arg.ID, arg.OrganizationID)
-	return err
-}
-
 const apiCancelAction = `-- name: ApiCancelAction :execrows
 UPDATE pgautomate.lead_stage_actions SET status = 'canceled'
  WHERE id = $1 AND (organization_id = $2 OR $2 IS NULL)
@@ -315,110 +290,32 @@ func (q *Queries) ApiListLeadActions(ctx context.Context, arg ApiListLeadActions
 	return items, nil
 }
 
-const apiLockActionForRetry = `-- name: ApiLockActionForRetry :one
-SELECT a.status::text AS status, a.lead_stage_id, a.sequence_number,
-       coalesce(s.status, '')::text AS stage_status, coalesce(s.reason, '')::text AS stage_reason,
-       coalesce(p.name, '')::text AS pipeline,
-       EXISTS (SELECT FROM pgautomate.lead_stages o WHERE o.organization_id = s.organization_id AND o.lead_id = s.lead_id
-                  AND o.pipeline_id = s.pipeline_id AND o.status = 'active' AND o.id <> s.id)::boolean AS another_active,
-       EXISTS (SELECT FROM pgautomate.lead_stage_actions l WHERE l.lead_stage_id = a.lead_stage_id
-                  AND l.sequence_number > a.sequence_number AND l.status = 'failed')::boolean AS later_failed
-  FROM pgautomate.lead_stage_actions a
-  LEFT JOIN pgautomate.lead_stages s ON s.id = a.lead_stage_id
-  LEFT JOIN pgautomate.pipelines p ON p.id = s.pipeline_id
- WHERE a.id = $1 AND (a.organization_id = $2 OR $2 IS NULL)
-   FOR UPDATE OF a
+const apiMoveAction = `-- name: ApiMoveAction :execrows
+UPDATE pgautomate.lead_stage_actions SET perform_at = $1::timestamptz
+ WHERE id = $2 AND (organization_id = $3 OR $3 IS NULL)
+   AND status IN ('pending', 'delayed') AND perform_at IS NOT NULL
 `
 
-type ApiLockActionForRetryParams struct {
+type ApiMoveActionParams struct {
+	PerformAt      time.Time
 	ID             int64
 	OrganizationID *string
 }
 
-type ApiLockActionForRetryRow struct {
-	Status         string
-	LeadStageID    *int64
-	SequenceNumber int32
-	StageStatus    string
-	StageReason    string
-	Pipeline       string
-	AnotherActive  bool
-	LaterFailed    bool
+// By lead_stage_actions_pkey.
+func (q *Queries) ApiMoveAction(ctx context.Context, arg ApiMoveActionParams) (int64, error) {
+	result, err := q.db.Exec(ctx, apiMoveAction, arg.PerformAt, arg.ID, arg.OrganizationID)
+	if err != nil {
+		return 0, err
+	}
+	return result.RowsAffected(), nil
 }
 
-// By lead_stage_actions_pkey, lead_stages_pkey, lead_stages_one_active_idx and
-// lead_stage_actions_stage_idx.
-func (q *Queries) ApiLockActionForRetry(ctx context.Context, arg ApiLockActionForRetryParams) (ApiLockActionForRetryRow, error) {
-	row := q.db.QueryRow(ctx, apiLockActionForRetry, arg.ID, arg.OrganizationID)
-	var i ApiLockActionForRetryRow
-	err := row.Scan(
-		&i.Status,
-		&i.LeadStageID,
-		&i.SequenceNumber,
-		&i.StageStatus,
-		&i.StageReason,
-		&i.Pipeline,
-		&i.AnotherActive,
-		&i.LaterFailed,
-	)
-	return i, err
-}
-
-const apiLockRunOfAction = `-- name: ApiLockRunOfAction :exec
-SELECT r.entries FROM pgautomate.lead_stage_actions a
-  JOIN pgautomate.lead_stages s ON s.id = a.lead_stage_id
-  JOIN pgautomate.lead_runs r ON r.organization_id = s.organization_id AND r.lead_id = s.lead_id AND r.pipeline_id = s.pipeline_id
- WHERE a.id = $1
-   FOR UPDATE OF r
+const apiRetryAction = `-- name: ApiRetryAction :exec
+SELECT pgautomate.retry_action($1::bigint)
 `
 
-// By lead_runs_pkey. What entries of the lead wait for, so that none comes between.
-func (q *Queries) ApiLockRunOfAction(ctx context.Context, id int64) error {
-	_, err := q.db.Exec(ctx, apiLockRunOfAction, id)
-	return err
-}
-
-const apiReopenStage = `-- name: ApiReopenStage :exec
-UPDATE pgautomate.lead_stages SET status = 'active', reason = NULL, finished_at = NULL
- WHERE id = $1 AND status = 'failed'
-`
-
-func (q *Queries) ApiReopenStage(ctx context.Context, id int64) error {
-	_, err := q.db.Exec(ctx, apiReopenStage, id)
-	return err
-}
-
-const apiResetAction = `-- name: ApiResetAction :exec
-UPDATE pgautomate.lead_stage_actions
-   SET status = 'pending', reason = NULL, error = NULL, result = NULL, attempt = 0,
-       perform_at = CASE WHEN lead_stage_id IS NULL THEN now() END,
-       queued_at = NULL, started_at = NULL, finished_at = NULL, worker_id = NULL, waiting_since = NULL,
-       timer = false
- WHERE id = $1
-`
-
-// As new: its attempts are counted from the start. In a stage it is not due by
-// itself: advance_lead_stages makes it so when its turn has come.
-func (q *Queries) ApiResetAction(ctx context.Context, id int64) error {
-	_, err := q.db.Exec(ctx, apiResetAction, id)
-	return err
-}
-
-const apiRestoreCanceledActions = `-- name: ApiRestoreCanceledActions :exec
-UPDATE pgautomate.lead_stage_actions
-   SET status = 'pending', reason = NULL, perform_at = NULL, queued_at = NULL, finished_at = NULL, timer = false
- WHERE lead_stage_id = $1 AND sequence_number > $2
-   AND status = 'canceled' AND reason IS DISTINCT FROM 'canceled_by_app'
-`
-
-type ApiRestoreCanceledActionsParams struct {
-	LeadStageID    *int64
-	SequenceNumber int32
-}
-
-// By lead_stage_actions_stage_idx. The actions that were canceled only because the
-// stage failed before them.
-func (q *Queries) ApiRestoreCanceledActions(ctx context.Context, arg ApiRestoreCanceledActionsParams) error {
-	_, err := q.db.Exec(ctx, apiRestoreCanceledActions, arg.LeadStageID, arg.SequenceNumber)
+func (q *Queries) ApiRetryAction(ctx context.Context, id int64) error {
+	_, err := q.db.Exec(ctx, apiRetryAction, id)
 	return err
 }
