@@ -35,10 +35,16 @@ race: ## run all tests with the race detector
 	@scripts/test.sh -race $(or $(ARGS),./...)
 
 .PHONY: bench
-bench: ## measure the engine beside references on a private Postgres, up to 15 minutes; ARGS="--quick" takes 2
+bench: ## measure the engine beside references on a private Postgres, up to 20 minutes; ARGS="--quick" takes 3
 	@scripts/ensure-postgres.sh
 	@$(MAKE) --no-print-directory -s build
 	@bin/pgautomate bench $(ARGS)
+
+.PHONY: bench-imports
+bench-imports: ## measure what 100 organizations that import 16,000 leads each cost the others, some minutes
+	@scripts/ensure-postgres.sh
+	@$(MAKE) --no-print-directory -s build
+	@bin/pgautomate bench --only import_lateness_p99,import_lateness_max,import_claim $(ARGS)
 
 .PHONY: bench-go
 bench-go: ## run the Go benchmarks of matching, of draining (beside pg_recvlogical) and of the mirror

@@ -22,7 +22,7 @@ func (a *app) bench() *cobra.Command {
 same server, with the conditions below. It runs on a private Postgres of its own, which it starts in the folder for
 temporary files and removes at its end; --database-url is not used, nothing leaves the machine.
 
-Takes up to 15 minutes, with --quick about 2, at smaller sizes. The figures: ` + strings.Join(bench.Names(), ", ") + `.`,
+Takes up to 20 minutes, with --quick about 3, at smaller sizes. The figures: ` + strings.Join(bench.Names(), ", ") + `.`,
 		Args: exactly(0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			for _, name := range o.Only {
@@ -47,7 +47,7 @@ Takes up to 15 minutes, with --quick about 2, at smaller sizes. The figures: ` +
 		},
 	}
 	f := c.Flags()
-	f.BoolVar(&o.Quick, "quick", false, "smaller sizes, about 2 minutes")
+	f.BoolVar(&o.Quick, "quick", false, "smaller sizes, about 3 minutes")
 	f.StringVar(&file, "json", "", "write the figures to a `file` as JSON, too")
 	f.StringSliceVar(&o.Only, "only", nil, "measure only these `figures`")
 	return c
