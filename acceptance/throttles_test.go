@@ -319,6 +319,13 @@ func TestTimersRun(t *testing.T) {
 	count := func(status string) int64 {
 		return one[int64](w, `SELECT count(*) FROM pgautomate.lead_stage_actions WHERE status = $1::pgautomate.job_status`, status)
 	}
+	// One that may not go on says so.
+	w.throttle("b", "poll", "", "1 hour", "0")
+	w.exec(`INSERT INTO pgautomate.lead_stage_actions (organization_id, lead_id, action_type, status, perform_at, started_at, timer)
+		VALUES ('b', '1', 'poll', 'delayed', now() - interval '1 minute', now() - interval '1 hour', true)`)
+	if got := one[string](w, `SELECT concat_ws('|', due, parked, held, reason, next_eligible_at) FROM pgautomate.action_queue WHERE organization_id = 'b'`); got != "1|0|1|paused by throttle" {
+		t.Errorf("of a timer that may not go on action_queue says %s", got)
+	}
 	w.until("40 have started and gone on", func() bool { return count("completed") == 40 })
 	if n := count("pending"); n != 10 {
 		t.Errorf("%d have not started, want the 10 that no token is left for", n)
