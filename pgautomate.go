@@ -79,6 +79,9 @@ type Config struct {
 	Slot string
 	// SMTPURL and EmailFrom are the default e-mail integration.
 	SMTPURL, EmailFrom string
+	// SMTPOnly sends all mail to SMTPURL, also that of organizations with integrations
+	// of their own: to a mailbox that delivers nothing.
+	SMTPOnly bool
 	// WebhookAllow are networks that webhooks may reach although they are private.
 	WebhookAllow []netip.Prefix
 	// WebhookSecret signs webhooks after Standard Webhooks.
@@ -237,7 +240,7 @@ func New(ctx context.Context, cfg Config) (*Engine, error) {
 		},
 	}
 	e.registry, err = jobs.Defaults(jobs.Config{
-		SMTP:    jobs.SMTP{URL: cfg.SMTPURL, From: cfg.EmailFrom},
+		SMTP:    jobs.SMTP{URL: cfg.SMTPURL, From: cfg.EmailFrom, Only: cfg.SMTPOnly},
 		Webhook: jobs.Webhook{Secret: cfg.WebhookSecret, Allow: cfg.WebhookAllow},
 		Store:   e.store,
 		Queries: e.queries, Integrations: integrations{e.pool},

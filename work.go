@@ -183,19 +183,21 @@ func (e *Engine) suppressedAddresses(ctx context.Context, organization, channel 
 // integrations implements jobs.Integrations.
 type integrations struct{ pool *pgxpool.Pool }
 
-func (i integrations) Find(ctx context.Context, organization, channel, identifier string) (*jobs.Integration, error) {
-	row, err := dbq.New(i.pool).FindIntegration(ctx, dbq.FindIntegrationParams{OrganizationID: organization, Channel: channel, Identifier: identifier})
-	if errors.Is(err, pgx.ErrNoRows) {
-		return nil, nil //nolint:nilnil // nil says: none
-	}
+// List implements jobs.Integrations.
+func (i integrations) List(ctx context.Context, organization, channel, identifier string) ([]jobs.Integration, error) {
+	rows, err := dbq.New(i.pool).ListIntegrations(ctx, dbq.ListIntegrationsParams{OrganizationID: organization, Channel: channel, Identifier: identifier})
 	if err != nil {
 		return nil, err
 	}
-	credentials, err := jobs.DecodeObject(row.Credentials)
-	if err != nil {
-		return nil, err
+	list := make([]jobs.Integration, len(rows))
+	for n, row := range rows {
+		credentials, err := jobs.DecodeObject(row.Credentials)
+		if err != nil {
+			return nil, err
+		}
+		list[n] = jobs.Integration{Identifier: row.Identifier, Provider: row.ProviderID, Credentials: credentials, Conditions: row.Conditions}
 	}
-	return &jobs.Integration{Identifier: row.Identifier, Provider: row.ProviderID, Credentials: credentials}, nil
+	return list, nil
 }
 
 // objectGone ends the runs of leads that were deleted or left.

@@ -99,6 +99,7 @@ func TestSuppressedAddresses(t *testing.T) {
 		"unsubscribed":         {mail(`"bob@example.com"`), "exited/unsubscribed"},
 		"another channel's":    {mail(`"cid@example.com"`), "completed"},
 		"one of several":       {mail(`["ann@example.com", "Dan <dan@example.com>", "bob@example.com"]`), "completed"},
+		"a copy":               {mail(`"eve@example.com", "cc": ["ann@example.com", "fay@example.com"], "bcc": "bob@example.com"`), "completed"},
 		"all of several":       {mail(`"ann@example.com, bob@example.com"`), "exited/suppressed"},
 		"a number":             {sms("+43-1-234"), "exited/unsubscribed"},
 		"another number":       {sms("+43 1 235"), "completed"},
@@ -118,7 +119,7 @@ func TestSuppressedAddresses(t *testing.T) {
 		to = append(to, m.To...)
 	}
 	slices.Sort(to)
-	if got := strings.Join(to, " "); got != "cid@example.com dan@example.com" {
+	if got := strings.Join(to, " "); got != "cid@example.com dan@example.com eve@example.com fay@example.com" {
 		t.Errorf("mails went to %s", got)
 	}
 	if n := len(web.bodies["/sms"]); n != 2 {

@@ -114,7 +114,7 @@ func (d *Demo) setUp(ctx context.Context) error {
 		workers = 200 // a log action holds up nothing but its own bookkeeping
 	}
 	d.Engine, err = pgautomate.New(ctx, pgautomate.Config{
-		DatabaseURL: d.opts.DatabaseURL, Logger: quiet, SMTPURL: d.Mailbox.URL(), WorkersPerType: workers,
+		DatabaseURL: d.opts.DatabaseURL, Logger: quiet, SMTPURL: d.Mailbox.URL(), SMTPOnly: true, WorkersPerType: workers,
 		WebhookAllow: []netip.Prefix{netip.MustParsePrefix("127.0.0.1/32")},
 	})
 	if err != nil {

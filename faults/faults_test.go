@@ -1078,7 +1078,14 @@ func (w *world) failpoint(place string) {
 				visit = 1
 			}
 		}
-		p := w.command([]string{"PGAUTOMATE_FAILPOINT=" + place + ":" + strconv.Itoa(visit)}, "run", "--listen", freeAddress(w.t))
+		args := []string{"run", "--listen", freeAddress(w.t)}
+		if strings.HasPrefix(place, "start-") {
+			// A process that schedules, too, claims straight to running: this one is sent what it is to do.
+			claims := w.run("--only", "scheduler")
+			defer claims.terminate()
+			args = append(args, "--only", "feed,workers")
+		}
+		p := w.command([]string{"PGAUTOMATE_FAILPOINT=" + place + ":" + strconv.Itoa(visit)}, args...)
 		select {
 		case <-p.done:
 		case <-time.After(caughtUpWithin):

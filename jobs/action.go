@@ -67,6 +67,9 @@ type Action struct {
 	Now time.Time
 	// Location is the organization's time zone.
 	Location *time.Location
+	// Meets says whether an integration's conditions hold for what the action is about;
+	// nil: there is nothing to ask, and integrations with conditions are not used.
+	Meets func(ctx context.Context, conditions json.RawMessage) (bool, error)
 
 	// suppressed gives those of some addresses that nothing is to be sent to, with the
 	// reasons; see Executor.SuppressedAddresses.

@@ -41,6 +41,9 @@ type chatHandler struct {
 type ChatOutput struct {
 	Service     string `json:"service"` // the scheme of the URL
 	Integration string `json:"integration,omitempty"`
+	Provider    string `json:"provider,omitempty"`
+	// FailedOver are the integrations that were tried before, with their errors.
+	FailedOver []string `json:"failed_over,omitempty"`
 }
 
 func (h chatHandler) Run(ctx context.Context, a *Action) (Result, error) {
@@ -55,36 +58,40 @@ func (h chatHandler) Run(ctx context.Context, a *Action) (Result, error) {
 	if strings.TrimSpace(t["body"]) == "" {
 		return Result{}, Permanent(errors.New("body: the message is empty"))
 	}
-	out := ChatOutput{}
-	raw := strings.TrimSpace(t["url"])
-	if raw == "" {
-		i, err := findIntegration(ctx, h.integrations, a, h.channel, t["integration"], " (credentials.url: a shoutrrr URL), or give the action a url")
-		if err != nil {
-			return Result{}, err
-		}
-		u, err := i.need("url")
-		if err != nil {
-			return Result{}, err
-		}
-		raw, out.Integration = u[0], i.Identifier
-	}
-	u, err := chatURL(raw)
-	if err != nil {
-		return Result{}, Permanent(err)
-	}
-	out.Service, _, _ = strings.Cut(u.Scheme, "+")
-	ctx, cancel := context.WithTimeout(ctx, chatTimeout)
-	defer cancel()
-	if err := h.allowed(ctx, u); err != nil {
-		return Result{}, err
-	}
 	params := types.Params{}
 	if t["title"] != "" {
 		params.SetTitle(t["title"])
 	}
-	if err := sendChat(ctx, raw, t["body"], params); err != nil {
+	out := ChatOutput{}
+	send := func(ctx context.Context, raw string) error {
+		u, err := chatURL(raw)
+		if err != nil {
+			return Permanent(err)
+		}
+		out.Service, _, _ = strings.Cut(u.Scheme, "+")
+		ctx, cancel := context.WithTimeout(ctx, chatTimeout)
+		defer cancel()
+		if err := h.allowed(ctx, u); err != nil {
+			return err
+		}
+		return sendChat(ctx, raw, t["body"], params)
+	}
+	if raw := strings.TrimSpace(t["url"]); raw != "" {
+		err := send(ctx, raw)
+		return Result{Output: out}, err
+	}
+	i, failed, err := deliver(ctx, h.integrations, a, h.channel, t["integration"], " (credentials.url: a shoutrrr URL), or give the action a url",
+		func(ctx context.Context, i *Integration) error {
+			u, err := i.need("url")
+			if err != nil {
+				return err
+			}
+			return send(ctx, u[0])
+		})
+	if err != nil {
 		return Result{}, err
 	}
+	out.Integration, out.Provider, out.FailedOver = i.Identifier, i.Provider, failed
 	return Result{Output: out}, nil
 }
 

@@ -17,7 +17,7 @@ type Config struct {
 	Webhook Webhook
 	// Store carries out move, exit, enter_stage, update_row and insert_row.
 	Store Store
-	// Integrations knows what sends sms, push and chat.
+	// Integrations knows what sends e-mail, sms, push and chat.
 	Integrations Integrations
 	// Queries asks the queries of branch and wait_until.
 	Queries Queries
@@ -31,13 +31,15 @@ type Config struct {
 	Logger *slog.Logger
 }
 
-// SMTP is the e-mail integration.
+// SMTP is the e-mail integration of organizations that have none of their own.
 type SMTP struct {
 	// URL is smtp://[user:password@]host[:port], with STARTTLS when the server
 	// offers it, or smtps:// for TLS from the start. Ports default to 587 and 465.
 	URL string
 	// From is the sender of mails that name none. Default pgautomate@localhost.
 	From string
+	// Only sends all mail there, whatever integrations there are: to the local mailbox.
+	Only bool
 }
 
 // Webhook is how webhook actions call out.
@@ -55,15 +57,15 @@ func Defaults(cfg Config) (*Registry, error) {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.Default()
 	}
-	email, err := newEmail(cfg.SMTP)
-	if err != nil {
-		return nil, err
-	}
 	webhook, err := newWebhook(cfg.Webhook)
 	if err != nil {
 		return nil, err
 	}
 	guard := addressGuard{allow: slices.Clone(cfg.Webhook.Allow)}
+	email, err := newEmail(cfg.SMTP, cfg.Integrations, webhook, guard)
+	if err != nil {
+		return nil, err
+	}
 	r := NewRegistry()
 	for _, t := range []struct {
 		name    string
@@ -72,7 +74,7 @@ func Defaults(cfg Config) (*Registry, error) {
 		channel string
 	}{
 		{"log", logHandler{cfg.Logger}, WithParams([]string{"message"}), ""},
-		{"email", email, WithParams([]string{"to", "subject"}, "body", "html", "from", "reply_to", "attachments"), "email"},
+		{"email", email, WithParams([]string{"to", "subject"}, "body", "html", "from", "reply_to", "cc", "bcc", "headers", "attachments", "integration"), "email"},
 		{"sms", smsHandler{cfg.Integrations, webhook}, WithParams([]string{"to", "body"}, "integration"), "sms"},
 		{"push", chatHandler{"push", cfg.Integrations, guard}, WithParams([]string{"body"}, "url", "title", "integration"), "push"},
 		{"chat", chatHandler{"chat", cfg.Integrations, guard}, WithParams([]string{"body"}, "url", "title", "integration"), "chat"},

@@ -4,15 +4,20 @@ import (
 	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
+	"crypto/hmac"
 	"crypto/rand"
+	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"math/big"
 	"net"
+	"net/http"
 	"strings"
 	"testing"
 	"time"
@@ -76,7 +81,7 @@ func TestEmailArrives(t *testing.T) {
 	}
 	m := box.Messages()[0]
 	to := []string{"ada@example.com", "bob@example.com", "eve@example.com"}
-	want := EmailOutput{MessageID: "<pgautomate-action-123@acme.example>", To: to, Response: got.Output.(EmailOutput).Response}
+	want := EmailOutput{MessageID: "<pgautomate-action-123@acme.example>", To: to, Response: got.Output.(EmailOutput).Response, Provider: "nodemailer"}
 	if d := cmp.Diff(want, got.Output); d != "" {
 		t.Error(d)
 	}
@@ -207,7 +212,7 @@ func TestEmailUnreachable(t *testing.T) {
 func TestEmailNotConfigured(t *testing.T) {
 	t.Parallel()
 	_, err := handlerFor(t, Config{}, "email").Run(t.Context(), emailAction(plainEmail))
-	if class(err) != ClassPermanent || err.Error() != "no e-mail integration is set: set SMTP_URL (or PGAUTOMATE_DEV=1 for the local mailbox)" {
+	if class(err) != ClassPermanent || err.Error() != "no e-mail integration is set: set SMTP_URL (or PGAUTOMATE_DEV=1 for the local mailbox), or add one to pgautomate.integrations" {
 		t.Errorf("%v (%v)", err, class(err))
 	}
 }
@@ -365,5 +370,103 @@ func TestEmailRefuses(t *testing.T) {
 		if err == nil || !strings.Contains(err.Error(), tc.want) || strings.Contains(err.Error(), "sec") {
 			t.Errorf("%s: got %v, want %q", tc.url, err, tc.want)
 		}
+	}
+}
+
+// An organization's own integrations send its mail: an SMTP server of its own, an
+// HTTP endpoint where that one is down; SMTP_URL is for who has none.
+func TestEmailThroughIntegrations(t *testing.T) {
+	t.Parallel()
+	box, fallback, g := startMailbox(t), startMailbox(t), newGateway(t)
+	g.set(func(w http.ResponseWriter) { _, _ = io.WriteString(w, `{"id":"m1"}`) })
+	host, port, _ := net.SplitHostPort(box.Addr())
+	own := Integration{Identifier: "own", Provider: "nodemailer", Credentials: map[string]any{
+		"host": host, "port": port, "from": "news@acme.example", "senderName": "Acme",
+	}}
+	hook := Integration{Identifier: "hook", Provider: "email-webhook", Credentials: map[string]any{
+		"webhookUrl": g.URL + "/mail", "hmacSecretKey": "s3cret", "from": "hook@acme.example",
+	}}
+	down := own
+	down.Identifier, down.Credentials = "down", map[string]any{"host": host, "port": json.Number("1")}
+	const params = `{"to":"ada@example.com","cc":"cy@example.com","bcc":["bea@example.com"],"subject":"S","body":"B","headers":{"X-Campaign":"{{ lead.score }}"},
+		"attachments":[{"name":"logo.png","content":"x","cid":"logo"}]`
+	run := func(list shelves, only bool, more string) (EmailOutput, error) {
+		cfg := Config{SMTP: SMTP{URL: fallback.URL(), Only: only}, Webhook: loopbackOnly}
+		if list != nil {
+			cfg.Integrations = list
+		}
+		r, err := handlerFor(t, cfg, "email").Run(t.Context(), emailAction(params+more+"}"))
+		out, _ := r.Output.(EmailOutput)
+		return out, err
+	}
+
+	out, err := run(shelves{own, hook}, false, "")
+	if err != nil || out.Integration != "own" || out.Provider != "nodemailer" {
+		t.Fatalf("%+v, %v", out, err)
+	}
+	if err := box.Wait(t.Context(), 1); err != nil {
+		t.Fatal(err)
+	}
+	raw := string(box.Messages()[0].Raw)
+	for _, want := range []string{`From: "Acme" <news@acme.example>`, "Cc: <cy@example.com>", "X-Campaign: 42", "Content-Id: <logo>", "@acme.example>"} {
+		if !strings.Contains(raw, want) {
+			t.Errorf("the mail has no %q:\n%s", want, raw)
+		}
+	}
+	if strings.Contains(raw, "bea@") {
+		t.Errorf("the mail names its hidden recipient:\n%s", raw)
+	}
+	if got := strings.Join(box.Messages()[0].To, " "); got != "ada@example.com cy@example.com bea@example.com" {
+		t.Errorf("it went to %s", got)
+	}
+
+	out, err = run(shelves{down, hook}, false, "")
+	if err != nil || out.Integration != "hook" || out.MessageID != "m1" || len(out.FailedOver) != 1 {
+		t.Fatalf("%+v, %v", out, err)
+	}
+	mac := hmac.New(sha256.New, []byte("s3cret"))
+	mac.Write([]byte(g.bodies[0]))
+	if got := g.got[0].Header.Get("X-Novu-Signature"); got != hex.EncodeToString(mac.Sum(nil)) {
+		t.Errorf("signature %q", got)
+	}
+	var body map[string]any
+	if err := json.Unmarshal([]byte(g.bodies[0]), &body); err != nil {
+		t.Fatal(err)
+	}
+	if got := fmt.Sprintln(body["to"], body["cc"], body["bcc"], body["from"], body["subject"], body["text"], body["headers"]); got !=
+		"[ada@example.com] [cy@example.com] [bea@example.com] hook@acme.example S B map[X-Campaign:42]\n" {
+		t.Error(got)
+	}
+
+	for _, c := range []struct {
+		name string
+		list shelves
+		only bool
+		more string
+	}{{"none", shelves{}, false, ""}, {"the mailbox only", shelves{own}, true, ""}} {
+		before := fallback.Count()
+		if _, err := run(c.list, c.only, c.more); err != nil || fallback.Count() != before+1 {
+			t.Errorf("%s: not by SMTP_URL: %v", c.name, err)
+		}
+	}
+	for _, c := range []struct {
+		name, more, want string
+		list             shelves
+	}{
+		{"named", `,"integration":"other"`, `no active email integration "other"`, shelves{own}},
+		{"provider", "", `provider "pigeon" can't send email`, shelves{{Identifier: "x", Provider: "pigeon"}}},
+		{"host", "", "has no credentials.host", shelves{{Identifier: "x", Provider: "nodemailer"}}},
+		{"port", "", "credentials.port is not between", shelves{{Identifier: "x", Provider: "nodemailer", Credentials: map[string]any{"host": "h", "port": "x"}}}},
+		{"header", `,"headers":{"Subject":"x"}`, `"Subject" can't be set`, shelves{own}},
+		{"cc", `,"cc":"nobody"`, `cc: "nobody" is not a mail address`, shelves{own}},
+	} {
+		if _, err := run(c.list, false, c.more); class(err) != ClassPermanent || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%s: %v", c.name, err)
+		}
+	}
+	// A private address is refused, and no name is looked for behind it.
+	cfg := Config{Integrations: shelves{own}}
+	if _, err := handlerFor(t, cfg, "email").Run(t.Context(), emailAction(plainEmail)); class(err) != ClassPermanent || !strings.Contains(err.Error(), "PGAUTOMATE_WEBHOOK_ALLOW") {
+		t.Errorf("a private address: %v", err)
 	}
 }

@@ -14,15 +14,28 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
+// shelves is an Integrations with several for the one channel that is asked for.
+type shelves []Integration
+
+func (s shelves) List(_ context.Context, _, _, identifier string) ([]Integration, error) {
+	var out []Integration
+	for _, i := range s {
+		if identifier == "" || i.Identifier == identifier {
+			out = append(out, i)
+		}
+	}
+	return out, nil
+}
+
 // shelf is an Integrations with one for each channel.
 type shelf map[string]*Integration
 
-func (s shelf) Find(_ context.Context, _, channel, identifier string) (*Integration, error) {
+func (s shelf) List(_ context.Context, _, channel, identifier string) ([]Integration, error) {
 	i := s[channel]
-	if i != nil && identifier != "" && i.Identifier != identifier {
+	if i == nil || identifier != "" && i.Identifier != identifier {
 		return nil, nil
 	}
-	return i, nil
+	return []Integration{*i}, nil
 }
 
 // gateway is a real HTTP server that keeps what it was sent.
@@ -33,6 +46,7 @@ type gateway struct {
 	got    []*http.Request
 	bodies []string
 	answer func(w http.ResponseWriter)
+	byPath map[string]int // statuses
 }
 
 func newGateway(t *testing.T) *gateway {
@@ -43,7 +57,12 @@ func newGateway(t *testing.T) *gateway {
 		g.mu.Lock()
 		defer g.mu.Unlock()
 		g.got, g.bodies = append(g.got, r), append(g.bodies, string(body))
-		if g.answer != nil {
+		if code := g.byPath[r.URL.Path]; code != 0 {
+			if code == http.StatusTooManyRequests {
+				w.Header().Set("Retry-After", "7")
+			}
+			w.WriteHeader(code)
+		} else if g.answer != nil {
 			g.answer(w)
 		}
 	}))
@@ -69,8 +88,8 @@ func TestSMS(t *testing.T) {
 	t.Parallel()
 	g := newGateway(t)
 	g.set(func(w http.ResponseWriter) { _, _ = io.WriteString(w, `{"sid":"SM1","data":{"id":12}}`) })
-	twilio := &Integration{"main", "twilio", map[string]any{"accountSid": "AC1", "token": "s3cret", "from": "+1555", "baseUrl": g.URL}}
-	generic := &Integration{"own", "generic-sms", map[string]any{
+	twilio := &Integration{Identifier: "main", Provider: "twilio", Credentials: map[string]any{"accountSid": "AC1", "token": "s3cret", "from": "+1555", "baseUrl": g.URL}}
+	generic := &Integration{Identifier: "own", Provider: "generic-sms", Credentials: map[string]any{
 		"baseUrl": g.URL + "/send", "from": "Acme", "apiKeyRequestHeader": "X-Key", "apiKey": "k", "secretKeyRequestHeader": "X-Secret", "secretKey": "s", "idPath": "data.id",
 	}}
 	const params = `{"to":" +49 1 ","body":"Hello {{ lead.name }}"}`
@@ -79,7 +98,7 @@ func TestSMS(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if d := cmp.Diff(SMSOutput{"main", "twilio", "+49 1", "SM1"}, got.Output); d != "" {
+	if d := cmp.Diff(SMSOutput{"main", "twilio", "+49 1", "SM1", nil}, got.Output); d != "" {
 		t.Error(d)
 	}
 	user, password, _ := g.got[0].BasicAuth()
@@ -96,7 +115,7 @@ func TestSMS(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if d := cmp.Diff(SMSOutput{"own", "generic-sms", "+49 1", "12"}, got.Output); d != "" {
+	if d := cmp.Diff(SMSOutput{"own", "generic-sms", "+49 1", "12", nil}, got.Output); d != "" {
 		t.Error(d)
 	}
 	if g.got[2].URL.Path != "/send" || g.got[2].Header.Get("X-Key") != "k" || g.got[2].Header.Get("X-Secret") != "s" ||
@@ -114,9 +133,9 @@ func TestSMS(t *testing.T) {
 	}{
 		{"none", Config{Integrations: shelf{}}, params, 0, `organization "acme" has no active sms integration: add one to pgautomate.integrations`, ClassPermanent},
 		{"named", Config{Integrations: shelf{"sms": generic}}, `{"to":"1","body":"x","integration":"other"}`, 0, `no active sms integration "other"`, ClassPermanent},
-		{"provider", Config{Integrations: shelf{"sms": {"x", "pigeon", nil}}}, params, 0, `provider "pigeon" can't send sms`, ClassPermanent},
-		{"credentials", Config{Integrations: shelf{"sms": {"x", "twilio", map[string]any{"accountSid": "a"}}}}, params, 0, "has no credentials.token", ClassPermanent},
-		{"address", Config{Integrations: shelf{"sms": {"x", "generic-sms", map[string]any{"baseUrl": "gopher://x"}}}}, params, 0, "no http(s) address", ClassPermanent},
+		{"provider", Config{Integrations: shelf{"sms": {Identifier: "x", Provider: "pigeon"}}}, params, 0, `provider "pigeon" can't send sms`, ClassPermanent},
+		{"credentials", Config{Integrations: shelf{"sms": {Identifier: "x", Provider: "twilio", Credentials: map[string]any{"accountSid": "a"}}}}, params, 0, "has no credentials.token", ClassPermanent},
+		{"address", Config{Integrations: shelf{"sms": {Identifier: "x", Provider: "generic-sms", Credentials: map[string]any{"baseUrl": "gopher://x"}}}}, params, 0, "no http(s) address", ClassPermanent},
 		{"private", Config{Integrations: shelf{"sms": generic}}, params, 0, "PGAUTOMATE_WEBHOOK_ALLOW", ClassPermanent},
 		{"no number", Config{Integrations: shelf{"sms": generic}}, `{"to":"{{ lead.none }}","body":"x"}`, 0, "to: the template gives no number", ClassPermanent},
 		{"empty", Config{Integrations: shelf{"sms": generic}}, `{"to":"1","body":"{{ lead.none }}"}`, 0, "body: the message is empty", ClassPermanent},
@@ -156,12 +175,12 @@ func TestChatAndPush(t *testing.T) {
 	}
 	// Through an integration, by a service of its own kind.
 	g.set(func(w http.ResponseWriter) { _, _ = io.WriteString(w, "{}") })
-	ntfy := shelf{"push": {"phone", "ntfy", map[string]any{"url": "ntfy://" + host + "/topic1?scheme=http"}}}
+	ntfy := shelf{"push": {Identifier: "phone", Provider: "ntfy", Credentials: map[string]any{"url": "ntfy://" + host + "/topic1?scheme=http"}}}
 	got, err := send(t, Config{Webhook: loopbackOnly, Integrations: ntfy}, "push", `{"body":"x"}`)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if d := cmp.Diff(ChatOutput{"ntfy", "phone"}, got.Output); d != "" {
+	if d := cmp.Diff(ChatOutput{"ntfy", "phone", "ntfy", nil}, got.Output); d != "" {
 		t.Error(d)
 	}
 	if last := g.got[len(g.got)-1]; last.URL.Path != "/topic1" {
@@ -177,7 +196,7 @@ func TestChatAndPush(t *testing.T) {
 		class  ErrorClass
 	}{
 		{"none", Config{Integrations: shelf{}}, `{"body":"x"}`, `organization "acme" has no active chat integration`, ClassPermanent},
-		{"no url", Config{Integrations: shelf{"chat": {"x", "slack", nil}}}, `{"body":"x"}`, `has no credentials.url`, ClassPermanent},
+		{"no url", Config{Integrations: shelf{"chat": {Identifier: "x", Provider: "slack", Credentials: nil}}}, `{"body":"x"}`, `has no credentials.url`, ClassPermanent},
 		{"no service", Config{}, `{"url":"pigeon://x","body":"x"}`, `there is no service "pigeon"`, ClassPermanent},
 		{"no address", Config{}, `{"url":"{{ lead.name }}","body":"x"}`, "use a shoutrrr URL", ClassPermanent},
 		{"bad address", Config{}, `{"url":"discord://nothing","body":"x"}`, "use a shoutrrr URL", ClassPermanent},
@@ -199,5 +218,55 @@ func TestChatAndPush(t *testing.T) {
 	}
 	if err := handlerFor(t, Config{}, "chat").(Validator).Validate(json.RawMessage(`{"url":"{{ lead.url }}","body":"x"}`)); err != nil {
 		t.Error(err)
+	}
+}
+
+// The next integration sends what the one before can't; conditions come first, and
+// one whose conditions nobody can answer is not used.
+func TestFailover(t *testing.T) {
+	t.Parallel()
+	g := newGateway(t)
+	sms := func(name, path, conditions string) Integration {
+		return Integration{Identifier: name, Provider: "generic-sms", Credentials: map[string]any{"baseUrl": g.URL + path}, Conditions: json.RawMessage(conditions)}
+	}
+	g.byPath = map[string]int{"/down": 503, "/no": 400, "/busy": 429}
+	run := func(list shelves, params string, meets func(context.Context, json.RawMessage) (bool, error)) (SMSOutput, error) {
+		a := &Action{ID: 9, OrganizationID: "acme", Type: "sms", Params: json.RawMessage(params), Vars: NewVars(), Meets: meets}
+		r, err := handlerFor(t, Config{Integrations: list, Webhook: loopbackOnly}, "sms").Run(t.Context(), a)
+		out, _ := r.Output.(SMSOutput)
+		return out, err
+	}
+	const text = `{"to":"1","body":"x"}`
+	all := shelves{sms("a", "/down", ""), sms("b", "/no", "[]"), sms("c", "/up", "null"), sms("vip", "/vip", `[{"children":[]}]`)}
+	for _, c := range []struct {
+		name, params string
+		list         shelves
+		meets        func(context.Context, json.RawMessage) (bool, error)
+		by           string
+		tried        int
+	}{
+		{"the third takes it", text, all, nil, "c", 2},
+		{"the one whose conditions hold goes first", text, all, func(context.Context, json.RawMessage) (bool, error) { return true, nil }, "vip", 0},
+		{"the one whose conditions don't hold is left out", text, all, func(context.Context, json.RawMessage) (bool, error) { return false, nil }, "c", 2},
+		{"the one that is named", `{"to":"1","body":"x","integration":"vip"}`, all, nil, "vip", 0},
+	} {
+		got, err := run(c.list, c.params, c.meets)
+		if err != nil || got.Integration != c.by || len(got.FailedOver) != c.tried {
+			t.Errorf("%s: %+v, %v", c.name, got, err)
+		}
+	}
+	for _, c := range []struct {
+		name  string
+		list  shelves
+		class ErrorClass
+	}{
+		{"one may come back", shelves{sms("a", "/no", ""), sms("b", "/down", "")}, ClassTransient},
+		{"one says when", shelves{sms("a", "/no", ""), sms("b", "/busy", "")}, ClassRetryAfter},
+		{"none ever will", shelves{sms("a", "/no", ""), sms("b", "/no", "")}, ClassPermanent},
+		{"none can be used", shelves{sms("vip", "/vip", `[{"children":[]}]`)}, ClassPermanent},
+	} {
+		if _, err := run(c.list, text, nil); class(err) != c.class {
+			t.Errorf("%s: %v (%v)", c.name, err, class(err))
+		}
 	}
 }

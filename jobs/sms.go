@@ -6,12 +6,10 @@ package jobs
 // no second message. The addresses that are dialed are checked as for webhooks.
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"net/http"
 	"net/url"
 	"strings"
@@ -35,6 +33,8 @@ type SMSOutput struct {
 	Provider    string `json:"provider"`
 	To          string `json:"to"`
 	MessageID   string `json:"message_id,omitempty"`
+	// FailedOver are the integrations that were tried before, with their errors.
+	FailedOver []string `json:"failed_over,omitempty"`
 }
 
 func (h smsHandler) Run(ctx context.Context, a *Action) (Result, error) {
@@ -51,23 +51,23 @@ func (h smsHandler) Run(ctx context.Context, a *Action) (Result, error) {
 	} else if reason := reasons[to]; reason != "" {
 		return Result{}, &SuppressedError{reason}
 	}
-	i, err := findIntegration(ctx, h.integrations, a, "sms", identifier, " (provider_id twilio, or generic-sms with credentials.baseUrl)")
-	if err != nil {
-		return Result{}, err
-	}
 	var id string
-	switch i.Provider {
-	case "twilio":
-		id, err = h.twilio(ctx, a, i, to, body)
-	case "generic-sms":
-		id, err = h.generic(ctx, a, i, to, body)
-	default:
-		err = Permanentf("integration %q: provider %q can't send sms: use twilio, or generic-sms with credentials.baseUrl", i.Identifier, i.Provider)
-	}
+	i, failed, err := deliver(ctx, h.integrations, a, "sms", identifier, " (provider_id twilio, or generic-sms with credentials.baseUrl)",
+		func(ctx context.Context, i *Integration) (err error) {
+			switch i.Provider {
+			case "twilio":
+				id, err = h.twilio(ctx, a, i, to, body)
+			case "generic-sms":
+				id, err = h.generic(ctx, a, i, to, body)
+			default:
+				err = Permanentf("integration %q: provider %q can't send sms: use twilio, or generic-sms with credentials.baseUrl", i.Identifier, i.Provider)
+			}
+			return err
+		})
 	if err != nil {
 		return Result{}, err
 	}
-	return Result{Output: SMSOutput{i.Identifier, i.Provider, to, id}}, nil
+	return Result{Output: SMSOutput{i.Identifier, i.Provider, to, id, failed}}, nil
 }
 
 func smsParams(p map[string]any) (to, body, identifier string, err error) {
@@ -105,7 +105,7 @@ func (h smsHandler) twilio(ctx context.Context, a *Action, i *Integration, to, b
 		form.Set("From", c[2])
 	}
 	at := strings.TrimSuffix(base, "/") + "/2010-04-01/Accounts/" + url.PathEscape(c[0]) + "/Messages.json"
-	answer, err := h.post(ctx, a, i, at, "application/x-www-form-urlencoded", []byte(form.Encode()), func(r *http.Request) { r.SetBasicAuth(c[0], c[1]) })
+	answer, err := h.web.post(ctx, a, i, "baseUrl", at, "application/x-www-form-urlencoded", []byte(form.Encode()), func(r *http.Request) { r.SetBasicAuth(c[0], c[1]) })
 	if err != nil {
 		return "", err
 	}
@@ -126,7 +126,7 @@ func (h smsHandler) generic(ctx context.Context, a *Action, i *Integration, to, 
 	if err != nil {
 		return "", Permanent(err)
 	}
-	answer, err := h.post(ctx, a, i, c[0], "application/json", raw, func(r *http.Request) {
+	answer, err := h.web.post(ctx, a, i, "baseUrl", c[0], "application/json", raw, func(r *http.Request) {
 		for _, key := range [...][2]string{{"apiKeyRequestHeader", "apiKey"}, {"secretKeyRequestHeader", "secretKey"}} {
 			if name := i.credential(key[0]); name != "" {
 				r.Header.Set(name, i.credential(key[1]))
@@ -141,37 +141,6 @@ func (h smsHandler) generic(ctx context.Context, a *Action, i *Integration, to, 
 		path = "id"
 	}
 	return member(answer, strings.Split(path, ".")...), nil
-}
-
-// post makes one request; answers other than 2xx are errors, sorted as those of
-// webhooks are.
-func (h smsHandler) post(ctx context.Context, a *Action, i *Integration, at, contentType string, body []byte, prepare func(*http.Request)) ([]byte, error) {
-	u, err := url.Parse(at)
-	if err != nil || (u.Scheme != "http" && u.Scheme != "https") || u.Host == "" {
-		return nil, Permanentf("integration %q: credentials.baseUrl is no http(s) address", i.Identifier)
-	}
-	ctx, cancel := context.WithTimeout(ctx, h.web.timeout)
-	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, u.String(), bytes.NewReader(body))
-	if err != nil {
-		return nil, Permanentf("integration %q: credentials.baseUrl: %w", i.Identifier, err)
-	}
-	req.Header.Set("User-Agent", "pgautomate")
-	req.Header.Set("Content-Type", contentType)
-	req.Header.Set("Accept", "application/json")
-	req.Header.Set(headerIdempotencyKey, a.IdempotencyKey())
-	prepare(req)
-	resp, err := h.web.client.Do(req)
-	if err != nil {
-		return nil, h.web.explainCall(ctx, "sms", u, err)
-	}
-	defer func() { _ = resp.Body.Close() }()
-	answer, err := io.ReadAll(io.LimitReader(resp.Body, webhookReadLimit))
-	if err != nil && resp.StatusCode/100 != 2 {
-		return nil, h.web.explainCall(ctx, "sms", u, err)
-	}
-	said := strings.ToValidUTF8(string(answer[:min(len(answer), webhookKeepLimit)]), "\uFFFD")
-	return answer, answerError("sms", u, resp, strings.ReplaceAll(said, "\x00", "\uFFFD"))
 }
 
 // member reads a text or number out of a JSON answer; "" when it isn't there.

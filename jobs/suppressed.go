@@ -7,6 +7,7 @@ import (
 	"context"
 	"fmt"
 	"net/mail"
+	"slices"
 )
 
 // SuppressedError says that an action's every address is one that nothing is to be
@@ -30,32 +31,43 @@ func (a *Action) unwanted(ctx context.Context, channel string, addresses ...stri
 	return reasons, nil
 }
 
-// wantedRecipients takes out of a mail's recipients those that nothing is to be sent
+// wantedRecipients takes out of a mail's recipients (to, cc, bcc) those that nothing is to be sent
 // to, and gives them. What can't be read as recipients is left as it is.
 func wantedRecipients(ctx context.Context, a *Action, params map[string]any) (left []string, err error) {
-	to, err := recipientsOf(params["to"])
-	if err != nil {
-		return nil, nil //nolint:nilerr // whoever makes the message says so
+	lists := map[string][]*mail.Address{}
+	var all []string
+	for _, name := range []string{"to", "cc", "bcc"} {
+		if name != "to" && params[name] == nil {
+			continue
+		}
+		list, err := recipientsOf(name, params[name])
+		if err != nil {
+			return nil, nil //nolint:nilerr // whoever makes the message says so
+		}
+		lists[name] = list
+		all = append(all, addresses(list)...)
 	}
-	addresses := make([]string, len(to))
-	for i, r := range to {
-		addresses[i] = r.Address
-	}
-	reasons, err := a.unwanted(ctx, "email", addresses...)
+	reasons, err := a.unwanted(ctx, "email", all...)
 	if err != nil || len(reasons) == 0 {
 		return nil, err
 	}
-	var keep []any
-	for _, r := range to {
-		if _, out := reasons[r.Address]; out {
-			left = append(left, r.Address)
-		} else {
-			keep = append(keep, (&mail.Address{Name: r.Name, Address: r.Address}).String())
+	for _, name := range []string{"to", "cc", "bcc"} {
+		keep := []any{}
+		for _, r := range lists[name] {
+			if _, out := reasons[r.Address]; !out {
+				keep = append(keep, r.String())
+			} else if !slices.Contains(left, r.Address) {
+				left = append(left, r.Address)
+			}
+		}
+		switch {
+		case len(keep) > 0:
+			params[name] = keep
+		case name == "to":
+			return nil, &SuppressedError{reasons[lists["to"][0].Address]}
+		default:
+			delete(params, name)
 		}
 	}
-	if len(keep) == 0 {
-		return nil, &SuppressedError{reasons[left[0]]}
-	}
-	params["to"] = keep
 	return left, nil
 }

@@ -97,6 +97,15 @@ func (r *run) passes(ctx context.Context, raw json.RawMessage) (bool, error) {
 	return false, nil
 }
 
+// meets says whether an integration's conditions hold; they are filters, and a
+// condition on a tenant fails where there is none.
+func (r *run) meets(ctx context.Context, raw json.RawMessage) (bool, error) {
+	if err := CheckFilters(raw); err != nil {
+		return false, jobs.Permanent(err)
+	}
+	return r.passes(ctx, raw)
+}
+
 func (r *run) passesGroup(ctx context.Context, g filterGroup) (bool, error) {
 	if len(g.Children) == 0 {
 		return true, nil

@@ -11,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"net/url"
 	"slices"
 	"strings"
 	"time"
@@ -308,6 +309,14 @@ func (r *run) override() map[string]any {
 	if m, ok := r.overrides["channels"].(map[string]any); ok {
 		add(m[r.job.Type])
 	}
+	if m, ok := r.overrides["providers"].(map[string]any); ok {
+		for _, name := range providersOf[r.job.Type] {
+			add(m[name])
+		}
+	}
+	for _, name := range providersOf[r.job.Type] {
+		add(r.overrides[name])
+	}
 	if m, ok := r.overrides["steps"].(map[string]any); ok {
 		if own, ok := m[r.job.StepID].(map[string]any); ok {
 			providers, _ := own["providers"].(map[string]any)
@@ -317,6 +326,11 @@ func (r *run) override() map[string]any {
 		}
 	}
 	return out
+}
+
+// providersOf are the providers of a channel that overrides can name.
+var providersOf = map[string][]string{
+	"email": {"nodemailer", "email-webhook"}, "sms": {"twilio", "generic-sms"}, "push": {"push-webhook"}, "chat": {"slack", "discord", "chat-webhook"},
 }
 
 // content is a step's rendered content.
@@ -475,9 +489,8 @@ func (r *run) send(ctx context.Context) (jobs.Result, error) {
 		params["to"], params["body"] = m.Recipient, first(text(over["content"]), c.Body)
 		m.Content = text(params["body"])
 	case "push", "chat":
-		params["body"], params["title"] = c.Body, first(c.Title, c.Subject)
-		params["url"] = r.address(text(over["url"]))
-		m.Recipient = ""
+		params["body"], params["title"] = first(text(over["content"]), c.Body), first(text(over["title"]), c.Title, c.Subject)
+		m.Content = text(params["body"])
 	case "webhook":
 		params["url"] = first(text(c.rest["url"]), text(r.controls["url"]))
 		params["method"] = first(text(c.rest["method"]), "POST")
@@ -492,7 +505,7 @@ func (r *run) send(ctx context.Context) (jobs.Result, error) {
 	if err != nil {
 		return jobs.Result{}, err
 	}
-	if integration := text(over["integrationIdentifier"]); integration != "" && channel != "email" && channel != "webhook" {
+	if integration := text(over["integrationIdentifier"]); integration != "" && channel != "webhook" {
 		params["integration"] = integration
 	}
 	if (channel == "email" || channel == "sms") && m.Recipient == "" {
@@ -502,6 +515,9 @@ func (r *run) send(ctx context.Context) (jobs.Result, error) {
 			{Status: "Warning", Detail: "Subscriber missing recipient details", Source: "Internal"},
 		}}}, nil
 	}
+	if channel == "push" || channel == "chat" {
+		return r.sendToEach(ctx, handler, params, text(over["url"]), m)
+	}
 	result, err := handler.Run(ctx, r.literal(params))
 	if suppressed, ok := errors.AsType[*jobs.SuppressedError](err); ok {
 		return *ended(jobs.StatusCanceled, suppressed.Reason, "Subscriber is suppressed", err.Error()), nil
@@ -509,18 +525,58 @@ func (r *run) send(ctx context.Context) (jobs.Result, error) {
 	if err != nil {
 		return jobs.Result{}, r.unsent(err, m)
 	}
-	if out, err := json.Marshal(result.Output); err == nil {
-		var sent struct {
-			Provider string `json:"provider"`
-		}
-		if json.Unmarshal(out, &sent) == nil && sent.Provider != "" {
-			m.ProviderID = sent.Provider
+	return jobs.Result{Output: result.Output, Records: sent(result, m)}, nil
+}
+
+// sent are the records of a message that somebody took: who did, and who did not.
+func sent(result jobs.Result, m *jobs.Message) *jobs.Records {
+	records := &jobs.Records{Message: m}
+	raw, err := json.Marshal(result.Output)
+	if err != nil {
+		return records
+	}
+	var by struct {
+		Provider   string   `json:"provider"`
+		FailedOver []string `json:"failed_over"`
+	}
+	if json.Unmarshal(raw, &by) != nil {
+		return records // an own handler's
+	}
+	if by.Provider != "" {
+		m.ProviderID = by.Provider
+	}
+	for _, failure := range by.FailedOver {
+		records.Details = append(records.Details, jobs.Detail{Status: "Warning", Detail: "Unexpected provider error", Source: "Internal", Raw: failure})
+	}
+	return records
+}
+
+// sendToEach sends to all of the subscriber's own addresses for the channel; where
+// there are none, through the organization's integration. It is sent when one took it.
+func (r *run) sendToEach(ctx context.Context, handler jobs.Handler, params map[string]any, override string, m *jobs.Message) (jobs.Result, error) {
+	addresses := r.addresses(override)
+	if len(addresses) == 0 {
+		addresses = []string{""}
+	}
+	var taken *jobs.Result
+	var failures []error
+	for _, address := range addresses {
+		params["url"] = address
+		result, err := handler.Run(ctx, r.literal(params))
+		if err != nil {
+			failures = append(failures, err)
+		} else if taken == nil {
+			taken = &result
 		}
 	}
-	if channel == "email" {
-		m.ProviderID = "nodemailer"
+	if taken == nil {
+		return jobs.Result{}, r.unsent(failures[0], m)
 	}
-	return jobs.Result{Output: result.Output, Records: &jobs.Records{Message: m}}, nil
+	records := sent(*taken, m)
+	for _, err := range failures {
+		records.Details = append(records.Details, jobs.Detail{Status: "Warning", Detail: "Unexpected provider error", Source: "Internal", Raw: err.Error()})
+	}
+	return jobs.Result{Output: taken.Output, Records: records}, nil
 }
 
 // unsent keeps the message with the error for when no attempt is left.
@@ -586,7 +642,7 @@ func (r *run) email(ctx context.Context, c *content, over, params map[string]any
 	if reply := text(over["replyTo"]); reply != "" {
 		params["reply_to"] = reply
 	}
-	for _, name := range []string{"cc", "bcc"} {
+	for _, name := range []string{"cc", "bcc", "headers"} {
 		if over[name] != nil {
 			params[name] = over[name]
 		}
@@ -626,6 +682,9 @@ func (r *run) files(ctx context.Context) ([]any, error) {
 		if a.Mime != "" {
 			file["content_type"] = a.Mime
 		}
+		if a.Disposition == "inline" || a.CID != "" {
+			file["cid"] = first(a.CID, a.Name)
+		}
 		out = append(out, file)
 	}
 	return out, nil
@@ -634,24 +693,55 @@ func (r *run) files(ctx context.Context) ([]any, error) {
 // ErrNoAttachment says that an attachment is not kept any more.
 var ErrNoAttachment = errors.New("the attachment is not there")
 
-// address is where a push or chat message goes: the subscriber's own credentials
-// for the channel, as a shoutrrr URL or a webhook.
-func (r *run) address(override string) string {
+// addresses are where push or chat messages go: what the trigger says, else all of
+// the subscriber's credentials for the channel that name an address, as shoutrrr URLs.
+func (r *run) addresses(override string) []string {
 	if override != "" {
-		return override
+		return []string{override}
 	}
+	var urls []string
 	list, _ := r.subscriber["channels"].([]any)
 	for _, e := range list {
 		c, _ := e.(map[string]any)
-		credentials, _ := c["credentials"].(map[string]any)
-		if url := text(credentials["url"]); url != "" {
-			return url
+		provider := text(c["providerId"])
+		if other := otherChannel[provider]; other != "" && other != r.job.Type {
+			continue
 		}
-		if url := text(credentials["webhookUrl"]); strings.Contains(url, "://") && !strings.HasPrefix(url, "http") {
-			return url
+		credentials, _ := c["credentials"].(map[string]any)
+		if address := addressOf(provider, first(text(credentials["url"]), text(credentials["webhookUrl"]))); address != "" {
+			urls = append(urls, address)
 		}
 	}
-	return ""
+	return urls
+}
+
+// otherChannel says of providers that serve one channel only which it is.
+var otherChannel = map[string]string{
+	"slack": "chat", "discord": "chat", "msteams": "chat", "mattermost": "chat", "rocket-chat": "chat", "chat-webhook": "chat", "telegram": "chat",
+	"fcm": "push", "apns": "push", "expo": "push", "one-signal": "push", "pushpad": "push", "pusher-beams": "push", "push-webhook": "push",
+}
+
+// addressOf makes a shoutrrr URL of what a subscriber's credentials say: such a URL,
+// or the address of an incoming webhook.
+func addressOf(provider, address string) string {
+	u, err := url.Parse(address)
+	if err != nil || u.Scheme == "" {
+		return ""
+	}
+	if u.Scheme != "http" && u.Scheme != "https" {
+		return address
+	}
+	parts := strings.Split(strings.Trim(u.Path, "/"), "/")
+	switch {
+	case provider == "slack" && len(parts) == 4 && parts[0] == "services":
+		return fmt.Sprintf("slack://hook:%s-%s-%s@webhook", parts[1], parts[2], parts[3])
+	case provider == "discord" && len(parts) == 4 && parts[1] == "webhooks":
+		return fmt.Sprintf("discord://%s@%s", parts[3], parts[2])
+	}
+	q := u.Query()
+	q.Set("template", "json") // {"title": …, "message": …}
+	u.RawQuery = q.Encode()
+	return "generic+" + u.String()
 }
 
 // literal is the action that a handler gets: its parameters are rendered already,
@@ -691,7 +781,7 @@ func (r *run) literal(params map[string]any) *jobs.Action {
 	if err != nil {
 		raw = []byte("{}")
 	}
-	a.Params, a.Vars = bytes.TrimSpace(raw), vars
+	a.Params, a.Vars, a.Meets = bytes.TrimSpace(raw), vars, r.meets
 	return &a
 }
 

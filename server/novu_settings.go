@@ -152,6 +152,9 @@ func createIntegration(c *call) (int, any, error) {
 	if err != nil {
 		return 0, nil, err
 	}
+	if err := notification.CheckFilters(b.Conditions); err != nil {
+		return 0, nil, refuse("conditions: " + err.Error())
+	}
 	p := dbq.ApiInsertIntegrationParams{
 		OrganizationID: c.org, Name: b.ProviderID, ProviderID: b.ProviderID, Channel: b.Channel, Credentials: credentials,
 		Conditions: b.Conditions, Active: b.Active == nil || *b.Active,
@@ -180,6 +183,9 @@ func updateIntegration(c *call) (int, any, error) {
 	var b integrationBody
 	if err := c.read(&b); err != nil {
 		return 0, nil, err
+	}
+	if err := notification.CheckFilters(b.Conditions); err != nil {
+		return 0, nil, refuse("conditions: " + err.Error())
 	}
 	id, err := c.integrationID()
 	if err != nil {

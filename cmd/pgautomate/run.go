@@ -169,7 +169,7 @@ func (a *app) serve(ctx context.Context, cfg pgautomate.Config, only []string, l
 		if box, err = mailbox.Start(ctx, "127.0.0.1:0"); err != nil {
 			return fmt.Errorf("the local mailbox: %w", err)
 		}
-		cfg.SMTPURL = box.URL()
+		cfg.SMTPURL, cfg.SMTPOnly = box.URL(), true
 	}
 	cfg.Parts = []pgautomate.Part{}
 	for _, p := range only {

@@ -10,31 +10,50 @@ import (
 	"encoding/json"
 )
 
-const findIntegration = `-- name: FindIntegration :one
+const listIntegrations = `-- name: ListIntegrations :many
 
-SELECT i.identifier, i.provider_id, i.credentials FROM pgautomate.integrations i
+SELECT i.identifier, i.provider_id, i.credentials, i.conditions FROM pgautomate.integrations i
  WHERE i.organization_id = $1 AND i.channel = $2 AND i.active
    AND ($3::text = '' OR i.identifier = $3)
- ORDER BY i.is_primary DESC, i.priority, i.id LIMIT 1
+ ORDER BY i.is_primary DESC, i.priority, i.id
 `
 
-type FindIntegrationParams struct {
+type ListIntegrationsParams struct {
 	OrganizationID string
 	Channel        string
 	Identifier     string
 }
 
-type FindIntegrationRow struct {
+type ListIntegrationsRow struct {
 	Identifier  string
 	ProviderID  string
 	Credentials json.RawMessage
+	Conditions  json.RawMessage
 }
 
 // What sends for an organization.
 // integrations_channel_idx.
-func (q *Queries) FindIntegration(ctx context.Context, arg FindIntegrationParams) (FindIntegrationRow, error) {
-	row := q.db.QueryRow(ctx, findIntegration, arg.OrganizationID, arg.Channel, arg.Identifier)
-	var i FindIntegrationRow
-	err := row.Scan(&i.Identifier, &i.ProviderID, &i.Credentials)
-	return i, err
+func (q *Queries) ListIntegrations(ctx context.Context, arg ListIntegrationsParams) ([]ListIntegrationsRow, error) {
+	rows, err := q.db.Query(ctx, listIntegrations, arg.OrganizationID, arg.Channel, arg.Identifier)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []ListIntegrationsRow
+	for rows.Next() {
+		var i ListIntegrationsRow
+		if err := rows.Scan(
+			&i.Identifier,
+			&i.ProviderID,
+			&i.Credentials,
+			&i.Conditions,
+		); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
 }
