@@ -206,6 +206,50 @@ func handOver(ctx context.Context, q *dbq.Queries, group, master int64, ends *ti
 	return nil
 }
 
+// decideThrottle lets a notification through unless so many have come through within
+// the window; then what follows is canceled.
+func (r *run) decideThrottle(ctx context.Context, tx pgx.Tx) (jobs.Result, error) {
+	q := dbq.New(tx)
+	s := parseSettings("throttle", r.job.Settings)
+	n, err := q.LockNotification(ctx, r.job.NotificationID)
+	if err != nil {
+		return jobs.Result{}, err
+	}
+	if n.Canceled {
+		return canceledResult, nil
+	}
+	window := s.Wait
+	if s.Type == "dynamic" {
+		value, _ := lookup(r.payload, s.DelayPath)
+		raw, err := json.Marshal(value)
+		if err != nil {
+			return jobs.Result{}, jobs.Permanent(err)
+		}
+		window = parseSettings("throttle", raw).Wait
+		if err := window.check("payload." + s.DelayPath); err != nil {
+			return jobs.Result{}, jobs.Permanent(&jobs.UnsentError{Err: err, Detail: "Invalid throttle configuration"})
+		}
+	}
+	group, err := q.LockDigestGroup(ctx, dbq.LockDigestGroupParams{
+		WorkflowID: r.job.WorkflowID, StepID: r.job.StepID, SubscriberNo: r.job.SubscriberNo, DigestKey: r.digestKey(s),
+	})
+	if err != nil {
+		return jobs.Result{}, err
+	}
+	if err := q.JoinDigestGroup(ctx, dbq.JoinDigestGroupParams{ID: r.job.ID, DigestGroup: group.ID}); err != nil {
+		return jobs.Result{}, err
+	}
+	through, err := q.LetThrough(ctx, dbq.LetThroughParams{DigestGroup: group.ID, ID: r.job.ID, Since: window.before(r.action.Now, r.zone)})
+	if err != nil {
+		return jobs.Result{}, err
+	}
+	if through < int64(max(s.Threshold, 1)) {
+		return jobs.Result{Output: map[string]any{"throttled": false}, Records: internal("Step was let through")}, nil
+	}
+	err = q.CancelRest(ctx, dbq.CancelRestParams{NotificationID: r.job.NotificationID, AfterNumber: r.job.SequenceNumber, Reason: "throttled"})
+	return jobs.Result{Status: jobs.StatusSkipped, Reason: "throttled", Records: internal("Step was throttled")}, err
+}
+
 // delay parks a job until its time.
 func (r *run) delay() (jobs.Result, error) {
 	until, err := r.delayEnd()

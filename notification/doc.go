@@ -32,7 +32,7 @@ import (
 const Queue = "notifications"
 
 // Types are the action types of jobs that no handler of package jobs runs.
-var Types = []string{"digest", "delay", "in_app", "email", "sms", "push", "chat", "webhook"}
+var Types = []string{"digest", "delay", "in_app", "email", "sms", "push", "chat", "webhook", "throttle", "custom"}
 
 // EventArgs carries an event to who shares it out.
 type EventArgs struct {

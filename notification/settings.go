@@ -16,7 +16,7 @@ import (
 	"github.com/robfig/cron/v3"
 )
 
-// settings are a digest's or delay's.
+// settings are a digest's, delay's or throttle's.
 type settings struct {
 	Type      string // regular, backoff, timed, scheduled, dynamic
 	Wait      span
@@ -25,6 +25,7 @@ type settings struct {
 	Cron      string
 	Timed     timed
 	DelayPath string
+	Threshold int // of a throttle
 }
 
 // span is an amount of a unit: 0.5 hours, 2 months.
@@ -73,11 +74,20 @@ func parseSettings(stepType string, raw json.RawMessage) settings {
 		Timed      timed  `json:"timed"`
 		DelayPath  string `json:"delayPath"`
 		DynamicKey string `json:"dynamicKey"`
+
+		ThrottleKey string `json:"throttleKey"`
+		Threshold   number `json:"threshold"`
 	}
 	_ = json.Unmarshal(raw, &m) // checked when the step was saved
 	s := settings{
 		Type: m.Type, Wait: span{float64(m.Amount), m.Unit}, DigestKey: m.DigestKey, Cron: m.Cron, Timed: m.Timed,
-		DelayPath: m.DelayPath,
+		DelayPath: m.DelayPath, Threshold: int(m.Threshold),
+	}
+	if stepType == "throttle" {
+		s.DigestKey = m.ThrottleKey
+		if s.Type == "" {
+			s.Type = "fixed"
+		}
 	}
 	if s.DelayPath == "" {
 		s.DelayPath = m.DynamicKey
@@ -101,16 +111,19 @@ func parseSettings(stepType string, raw json.RawMessage) settings {
 
 var units = []string{"seconds", "minutes", "hours", "days", "weeks", "months"}
 
-// CheckSettings says what is wrong with a digest's or delay's settings.
+// CheckSettings says what is wrong with a digest's, delay's or throttle's settings.
 func CheckSettings(stepType string, raw json.RawMessage) error {
 	var m map[string]json.RawMessage
 	if err := json.Unmarshal(raw, &m); err != nil {
 		return fmt.Errorf("%s: its settings must be an object", stepType)
 	}
 	s := parseSettings(stepType, raw)
-	known := map[string][]string{"digest": {"regular", "backoff", "timed"}, "delay": {"regular", "scheduled", "dynamic", "timed"}}[stepType]
+	known := map[string][]string{"digest": {"regular", "backoff", "timed"}, "delay": {"regular", "scheduled", "dynamic", "timed"}, "throttle": {"fixed", "dynamic"}}[stepType]
 	if !slices.Contains(known, s.Type) {
 		return fmt.Errorf("%s: type %q is not known: use one of %s", stepType, s.Type, strings.Join(known, ", "))
+	}
+	if s.Threshold < 0 || s.Threshold > 1_000_000 {
+		return fmt.Errorf("%s: threshold %d: use how many may come through, at least 1", stepType, s.Threshold)
 	}
 	switch s.Type {
 	case "scheduled", "dynamic":

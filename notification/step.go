@@ -33,7 +33,7 @@ type run struct {
 	subscriber map[string]any
 	controls   map[string]any
 	overrides  map[string]any
-	steps      map[string]any // what digests gave, by step
+	steps      map[string]any // what digests, webhooks and custom steps gave, by step
 	vars       *jobs.Vars
 }
 
@@ -60,6 +60,10 @@ func (s *Service) Run(ctx context.Context, a *jobs.Action) (jobs.Result, error) 
 		return jobs.Result{Decide: r.decideDigest}, nil
 	case "delay":
 		return r.delay()
+	case "throttle":
+		return jobs.Result{Decide: r.decideThrottle}, nil
+	case "custom":
+		return r.custom(ctx)
 	case "in_app":
 		return r.inApp(ctx)
 	default:
@@ -135,23 +139,32 @@ func (r *run) setVars() {
 	v.Set("organization", map[string]any{"id": r.action.OrganizationID})
 	step := map[string]any{"digest": false, "total_count": 0, "events": []any{}}
 	r.steps = map[string]any{}
-	var digests []struct {
-		StepID string `json:"step_id"`
-		Result struct {
-			Events []digestEvent `json:"events"`
-		} `json:"result"`
+	var results []struct {
+		StepID string          `json:"step_id"`
+		Type   string          `json:"type"`
+		Result json.RawMessage `json:"result"`
 	}
-	_ = json.Unmarshal(r.job.Digests, &digests) // our own document
-	for _, d := range digests {
-		payloads, events := make([]any, len(d.Result.Events)), make([]any, len(d.Result.Events))
-		for i, e := range d.Result.Events {
+	_ = json.Unmarshal(r.job.Results, &results) // our own document
+	for _, result := range results {
+		if result.Type != "digest" {
+			var given any
+			_ = decode(result.Result, &given) // our own document
+			r.steps[result.StepID] = given
+			continue
+		}
+		var d struct {
+			Events []digestEvent `json:"events"`
+		}
+		_ = json.Unmarshal(result.Result, &d) // our own document
+		payloads, events := make([]any, len(d.Events)), make([]any, len(d.Events))
+		for i, e := range d.Events {
 			var payload any
 			_ = decode(e.Payload, &payload) // our own document
 			payloads[i] = payload
 			events[i] = map[string]any{"id": e.ID, "time": e.Time, "payload": payload}
 		}
 		step = map[string]any{"digest": true, "total_count": len(payloads), "events": payloads}
-		r.steps[d.StepID] = map[string]any{"events": events, "eventCount": len(events)}
+		r.steps[result.StepID] = map[string]any{"events": events, "eventCount": len(events)}
 	}
 	v.Set("step", step)
 	v.Set("steps", r.steps)
@@ -212,7 +225,7 @@ func (r *run) held(ctx context.Context) (*jobs.Result, error) {
 	if skipped || !passes {
 		return ended(status, "filtered", "Step was filtered based on steps filters", ""), nil
 	}
-	if r.job.Type == "digest" || r.job.Type == "delay" {
+	if !isChannel(r.job.Type) {
 		return nil, nil
 	}
 	if detail, err := r.unwanted(ctx); err != nil {
@@ -234,6 +247,16 @@ func (r *run) held(ctx context.Context) (*jobs.Result, error) {
 		word = "unsubscribed"
 	}
 	return ended(jobs.StatusCanceled, word, "Subscriber is suppressed", reason), nil
+}
+
+// isChannel says whether a step of that type sends something to the subscriber.
+func isChannel(stepType string) bool {
+	switch stepType {
+	case "digest", "delay", "throttle", "custom":
+		return false
+	default:
+		return true
+	}
 }
 
 func ended(status, reason, detail, raw string) *jobs.Result {
@@ -376,6 +399,31 @@ func (r *run) contentOf(ctx context.Context, html bool) (*content, error) {
 	}, nil
 }
 
+// Preview renders a step's content for values that a caller makes up: payload,
+// subscriber, steps. The error is one line about a template.
+func Preview(ctx context.Context, controls, values map[string]any) (map[string]any, error) {
+	v := jobs.NewVars()
+	payload, _ := values["payload"].(map[string]any)
+	for name, value := range payload {
+		v.Set(name, value)
+	}
+	for _, name := range []string{"payload", "subscriber", "steps", "actor", "tenant"} {
+		if m, ok := values[name].(map[string]any); ok {
+			v.Set(name, m)
+		} else {
+			v.Set(name, map[string]any{})
+		}
+	}
+	v.Set("step", map[string]any{"digest": false, "total_count": 0, "events": []any{}})
+	shown := maps.Clone(controls)
+	delete(shown, "skip")
+	raw, err := json.Marshal(shown)
+	if err != nil {
+		return nil, err
+	}
+	return jobs.Render(ctx, raw, v)
+}
+
 // variant is the first variant whose filters pass, else the step's own content.
 func (r *run) variant(ctx context.Context) (map[string]any, error) {
 	var variants []struct {
@@ -413,6 +461,18 @@ func joinBlocks(blocks []any, html bool) string {
 		}
 	}
 	return b.String()
+}
+
+// custom gives what its templates say to the steps after it.
+func (r *run) custom(ctx context.Context) (jobs.Result, error) {
+	controls := maps.Clone(r.controls)
+	delete(controls, "skip")
+	raw, err := json.Marshal(controls)
+	if err != nil {
+		return jobs.Result{}, jobs.Permanent(err)
+	}
+	out, err := jobs.Render(ctx, raw, r.vars)
+	return jobs.Result{Output: out}, err
 }
 
 func (r *run) inApp(ctx context.Context) (jobs.Result, error) {

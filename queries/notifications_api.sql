@@ -196,7 +196,7 @@ SELECT d.notification_id, d.job_id, d.detail_id, d.status, d.detail, d.source, d
 -- messages_list_idx.
 SELECT m.*, coalesce(w.identifier, '')::text AS workflow_identifier FROM pgautomate.messages m LEFT JOIN pgautomate.workflows w ON w.id = m.workflow_id
  WHERE m.organization_id = @organization_id AND m.deleted_at IS NULL
-   AND (@channel::text = '' OR m.channel = @channel)
+   AND (@channel::text = '' OR m.channel = @channel) AND (@id::bigint = 0 OR m.id = @id)
    AND (@subscriber_id::text = '' OR m.subscriber_id = @subscriber_id)
    AND (cardinality(@transaction_ids::text[]) = 0 OR m.transaction_id = ANY (@transaction_ids))
  ORDER BY m.organization_id DESC, m.id DESC LIMIT @max_rows OFFSET @skip;
@@ -336,3 +336,86 @@ DELETE FROM pgautomate.idempotency_keys WHERE organization_id = @organization_id
 -- idempotency_keys_created_idx.
 DELETE FROM pgautomate.idempotency_keys WHERE ctid = ANY (ARRAY(
     SELECT k.ctid FROM pgautomate.idempotency_keys k WHERE k.created_at < now() - interval '24 hours' LIMIT 5000));
+
+-- name: ApiInbox :many
+-- The feed as v2 shows it, the newest first; what is snoozed is shown only when asked for. messages_feed_idx.
+SELECT m.*, coalesce(w.identifier, '')::text AS workflow_identifier, coalesce(w.name, '')::text AS workflow_name, coalesce(w.critical, false)::boolean AS workflow_critical,
+       coalesce(w.extra ->> 'severity', 'none')::text AS severity
+  FROM pgautomate.messages m LEFT JOIN pgautomate.workflows w ON w.id = m.workflow_id
+ WHERE m.subscriber_no = @subscriber_no AND m.channel = 'in_app' AND m.deleted_at IS NULL
+   AND (cardinality(@ids::bigint[]) = 0 OR m.id = ANY (@ids))
+   AND (@before::bigint = 0 OR m.id < @before)
+   AND (sqlc.narg(read)::boolean IS NULL OR m.read = sqlc.narg(read))
+   AND (sqlc.narg(seen)::boolean IS NULL OR m.seen = sqlc.narg(seen))
+   AND (sqlc.narg(archived)::boolean IS NULL OR m.archived = sqlc.narg(archived))
+   AND (sqlc.narg(snoozed)::boolean IS NULL OR (m.snoozed_until IS NOT NULL AND m.snoozed_until > now()) = sqlc.narg(snoozed))
+   AND (sqlc.narg(data)::jsonb IS NULL OR m.data @> sqlc.narg(data))
+   AND (cardinality(@tags::text[]) = 0 OR m.tags && @tags)
+   AND (sqlc.narg(created_from)::timestamptz IS NULL OR m.created_at >= sqlc.narg(created_from))
+   AND (sqlc.narg(created_until)::timestamptz IS NULL OR m.created_at <= sqlc.narg(created_until))
+ ORDER BY m.subscriber_no DESC, m.channel DESC, m.id DESC LIMIT @max_rows OFFSET @skip;
+
+-- name: ApiInboxCount :one
+-- messages_feed_idx.
+SELECT count(*) FROM pgautomate.messages m
+ WHERE m.subscriber_no = @subscriber_no AND m.channel = 'in_app' AND m.deleted_at IS NULL
+   AND (sqlc.narg(read)::boolean IS NULL OR m.read = sqlc.narg(read))
+   AND (sqlc.narg(seen)::boolean IS NULL OR m.seen = sqlc.narg(seen))
+   AND (sqlc.narg(archived)::boolean IS NULL OR m.archived = sqlc.narg(archived))
+   AND (sqlc.narg(snoozed)::boolean IS NULL OR (m.snoozed_until IS NOT NULL AND m.snoozed_until > now()) = sqlc.narg(snoozed))
+   AND (sqlc.narg(data)::jsonb IS NULL OR m.data @> sqlc.narg(data))
+   AND (cardinality(@tags::text[]) = 0 OR m.tags && @tags);
+
+-- name: ApiMarkInbox :execrows
+-- All that the filters name: read, seen, archived, read-archived (archives what is read) or deleted. messages_feed_idx.
+UPDATE pgautomate.messages m
+   SET read = m.read OR @mark_as::text = 'read', read_at = CASE WHEN @mark_as = 'read' THEN now() ELSE m.read_at END,
+       seen = m.seen OR @mark_as IN ('read', 'seen'), seen_at = CASE WHEN @mark_as IN ('read', 'seen') THEN now() ELSE m.seen_at END,
+       archived = m.archived OR @mark_as IN ('archived', 'read-archived'),
+       archived_at = CASE WHEN @mark_as IN ('archived', 'read-archived') THEN now() ELSE m.archived_at END,
+       deleted_at = CASE WHEN @mark_as = 'deleted' THEN now() END, updated_at = now()
+ WHERE m.subscriber_no = @subscriber_no AND m.channel = 'in_app' AND m.deleted_at IS NULL
+   AND CASE @mark_as WHEN 'read' THEN NOT m.read WHEN 'seen' THEN NOT m.seen WHEN 'archived' THEN NOT m.archived
+                     WHEN 'read-archived' THEN m.read AND NOT m.archived ELSE true END
+   AND (cardinality(@ids::bigint[]) = 0 OR m.id = ANY (@ids))
+   AND (sqlc.narg(data)::jsonb IS NULL OR m.data @> sqlc.narg(data))
+   AND (cardinality(@tags::text[]) = 0 OR m.tags && @tags);
+
+-- name: ApiSnooze :execrows
+-- NULL ends it. messages_pkey.
+UPDATE pgautomate.messages SET snoozed_until = sqlc.narg(until), updated_at = now()
+ WHERE id = @id AND subscriber_no = @subscriber_no AND channel = 'in_app' AND deleted_at IS NULL;
+
+-- name: ApiMessageAction :execrows
+-- A button of a message was pressed, or is given back. messages_pkey.
+UPDATE pgautomate.messages
+   SET cta = jsonb_set(cta, '{action}',
+                       coalesce(cta -> 'action', '{}') || jsonb_build_object('status', @status::text, 'result',
+                           CASE WHEN @status = 'done' THEN jsonb_build_object('type', @button::text) || coalesce(sqlc.narg(payload)::jsonb, '{}') ELSE '{}' END)),
+       updated_at = now()
+ WHERE id = @id AND subscriber_no = @subscriber_no AND channel = 'in_app' AND deleted_at IS NULL;
+
+-- name: ApiMember :one
+-- One membership, by its own identifier or the subscriber's. topic_subscribers_topic_id_subscriber_no_key.
+SELECT m.id, m.identifier, m.created_at, s.id AS subscriber_no, s.subscriber_id, s.first_name, s.last_name, s.email, s.avatar,
+       s.created_at AS subscriber_created_at, s.updated_at AS subscriber_updated_at, t.id AS topic_id, t.key, t.name
+  FROM pgautomate.topic_subscribers m
+  JOIN pgautomate.topics t ON t.id = m.topic_id
+  JOIN pgautomate.subscribers s ON s.id = m.subscriber_no AND s.deleted_at IS NULL
+ WHERE t.organization_id = @organization_id AND t.key = @topic_key AND (m.identifier = @identifier::text OR s.subscriber_id = @identifier OR m.id::text = @identifier)
+ ORDER BY (m.identifier = @identifier) DESC NULLS LAST, (s.subscriber_id = @identifier) DESC LIMIT 1;
+
+-- name: ApiInboxAfter :many
+-- The next of a feed, the oldest first. messages_feed_idx.
+SELECT m.*, coalesce(w.identifier, '')::text AS workflow_identifier, coalesce(w.name, '')::text AS workflow_name, coalesce(w.critical, false)::boolean AS workflow_critical,
+       coalesce(w.extra ->> 'severity', 'none')::text AS severity
+  FROM pgautomate.messages m LEFT JOIN pgautomate.workflows w ON w.id = m.workflow_id
+ WHERE m.subscriber_no = @subscriber_no AND m.channel = 'in_app' AND m.deleted_at IS NULL AND m.id > @after
+ ORDER BY m.subscriber_no, m.channel, m.id LIMIT @max_rows;
+
+-- name: ApiSettledMessage :one
+-- The newest message of a feed that is older than so many seconds: nothing comes below it any more. messages_feed_idx.
+SELECT coalesce((SELECT m.id FROM pgautomate.messages m
+                  WHERE m.subscriber_no = @subscriber_no AND m.channel = 'in_app' AND m.created_at < now() - make_interval(secs => @seconds::double precision)
+                    AND m.deleted_at IS NULL
+                  ORDER BY m.subscriber_no DESC, m.channel DESC, m.id DESC LIMIT 1), 0)::bigint AS id;

@@ -53,10 +53,10 @@ SELECT j.id, j.notification_id, j.step_id, j.sequence_number, j.digest_group, j.
        w.identifier AS workflow_identifier, w.name AS workflow_name, w.critical, w.read_only, w.preference_settings, w.tags,
        s.type, s.name AS step_name, s.controls, s.settings, s.filters, s.variants,
        to_jsonb(u.*) AS subscriber,
-       (SELECT coalesce(jsonb_agg(jsonb_build_object('step_id', d.step_id, 'result', d.result) ORDER BY d.sequence_number), '[]')
+       (SELECT coalesce(jsonb_agg(jsonb_build_object('step_id', d.step_id, 'type', d.action_type, 'result', d.result) ORDER BY d.sequence_number), '[]')
           FROM pgautomate.notification_jobs d
          WHERE d.notification_id = j.notification_id AND d.sequence_number < j.sequence_number
-           AND d.action_type = 'digest' AND d.status = 'completed')::jsonb AS digests
+           AND d.action_type IN ('digest', 'custom', 'webhook') AND d.status = 'completed')::jsonb AS results
   FROM pgautomate.notification_jobs j
   JOIN pgautomate.notifications n ON n.id = j.notification_id
   JOIN pgautomate.notification_events e ON e.id = n.event_id
@@ -96,6 +96,16 @@ SELECT j.id, j.status::text AS status, j.notification_id, j.sequence_number FROM
 -- For look-back digests: has anything else reached this group since then? notification_jobs_group_idx.
 SELECT EXISTS (SELECT FROM pgautomate.notification_jobs j
                 WHERE j.digest_group = @digest_group::bigint AND j.id <> @id AND j.created_at >= @since::timestamptz AND j.status <> 'canceled');
+
+-- name: LetThrough :one
+-- How many of a throttle's group went through since then. notification_jobs_group_idx.
+SELECT count(*) FROM pgautomate.notification_jobs j
+ WHERE j.digest_group = @digest_group::bigint AND j.id <> @id AND j.status = 'completed' AND j.finished_at > @since::timestamptz;
+
+-- name: CancelRest :exec
+-- notification_jobs_notification_idx.
+UPDATE pgautomate.notification_jobs j SET status = 'canceled', reason = @reason::text, finished_at = clock_timestamp()
+ WHERE j.notification_id = @notification_id AND j.sequence_number > @after_number AND j.status = 'pending';
 
 -- name: DemoteMaster :execrows
 -- An earlier event takes the window over from a later one that opened it.

@@ -44,6 +44,8 @@ type wire struct {
 	most                           int64 // bytes of the body; default maxBody
 	query                          []string
 	handle                         func(c *call) (status int, data any, err error)
+	// stream, in the place of handle, writes its answer by itself; an error is one from before it began.
+	stream func(c *call, rw http.ResponseWriter) error
 }
 
 var pathParam = regexp.MustCompile(`\{(\w+)\}`)
@@ -103,6 +105,12 @@ func (s *Server) serveNovu(w wire) http.Handler {
 				err = problemf(http.StatusBadRequest, "the body did not arrive: send it again")
 			}
 			fail(err)
+			return
+		}
+		if w.stream != nil {
+			if err := w.stream(c, rw); err != nil {
+				fail(err)
+			}
 			return
 		}
 		status, data, err := w.handle(c)
@@ -340,6 +348,8 @@ func (s *Server) registerNovu(mux *http.ServeMux) {
 	s.registerWorkflows(mux)
 	s.registerActivity(mux)
 	s.registerFeed(mux)
+	s.registerInbox(mux)
+	s.registerStream(mux)
 	s.registerSettings(mux)
 }
 

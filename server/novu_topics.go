@@ -25,6 +25,8 @@ func (s *Server) registerTopics(mux *http.ServeMux) {
 		wire{method: http.MethodPost, path: "/v2/topics/{topicKey}/subscriptions", id: "subscribe", summary: "Add members", tag: tag, most: 8 << 20, handle: subscribe},
 		wire{method: http.MethodDelete, path: "/v2/topics/{topicKey}/subscriptions", id: "unsubscribe", summary: "Remove members", tag: tag, most: 8 << 20, handle: unsubscribe},
 		wire{method: http.MethodGet, path: "/v2/topics/{topicKey}/subscriptions", id: "list-subscriptions", summary: "List members", tag: tag, query: paged, handle: listSubscriptions},
+		wire{method: http.MethodGet, path: "/v2/topics/{topicKey}/subscriptions/{identifier}", id: "get-subscription", summary: "Get one membership", tag: tag, handle: getSubscription},
+		wire{method: http.MethodPatch, path: "/v2/topics/{topicKey}/subscriptions/{identifier}", id: "patch-subscription", summary: "Get one membership; there is nothing in it to change", tag: tag, handle: getSubscription},
 		wire{method: http.MethodGet, path: "/v2/subscribers/{subscriberId}/subscriptions", id: "list-subscriber-topics", summary: "List a subscriber's topics", tag: tag, query: paged, handle: listSubscriptions},
 		wire{method: http.MethodPost, path: "/v1/topics", id: "v1-create-topic", summary: "Make a topic (v1)", tag: tag, handle: createTopicV1},
 		wire{method: http.MethodGet, path: "/v1/topics", id: "v1-list-topics", summary: "List topics (v1)", tag: tag, query: []string{"page", "pageSize", "key"}, handle: listTopicsV1},
@@ -298,6 +300,20 @@ func showMember(r *dbq.ApiMembersRow) obj {
 	m["identifier"] = r.SubscriberID
 	put(m, "identifier", r.Identifier)
 	return m
+}
+
+func getSubscription(c *call) (int, any, error) {
+	m, err := c.s.q.ApiMember(c.ctx, dbq.ApiMemberParams{OrganizationID: c.org, TopicKey: c.PathValue("topicKey"), Identifier: c.PathValue("identifier")})
+	if err != nil {
+		return 0, nil, orNotFound(err, "subscription", c.PathValue("identifier"))
+	}
+	one := showMember(&dbq.ApiMembersRow{
+		ID: m.ID, Identifier: m.Identifier, CreatedAt: m.CreatedAt, SubscriberNo: m.SubscriberNo, SubscriberID: m.SubscriberID, FirstName: m.FirstName,
+		LastName: m.LastName, Email: m.Email, Avatar: m.Avatar, SubscriberCreatedAt: m.SubscriberCreatedAt, SubscriberUpdatedAt: m.SubscriberUpdatedAt,
+		TopicID: m.TopicID, Key: m.Key, Name: m.Name,
+	})
+	one["id"] = itoa(m.ID)
+	return http.StatusOK, one, nil
 }
 
 func subscribe(c *call) (int, any, error) {

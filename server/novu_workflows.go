@@ -10,6 +10,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
 	"slices"
 	"strings"
@@ -43,6 +44,8 @@ func (s *Server) registerWorkflows(mux *http.ServeMux) {
 		wire{method: http.MethodPut, path: "/v2/workflows/{workflowId}", id: "update-workflow", summary: "Change a workflow", tag: tag, handle: putWorkflow},
 		wire{method: http.MethodPatch, path: "/v2/workflows/{workflowId}", id: "patch-workflow", summary: "Change some of a workflow", tag: tag, handle: patchWorkflow},
 		wire{method: http.MethodDelete, path: "/v2/workflows/{workflowId}", id: "delete-workflow", summary: "Delete a workflow", tag: tag, handle: deleteWorkflow},
+		wire{method: http.MethodPut, path: "/v2/workflows/{workflowId}/sync", id: "sync-workflow", summary: "Get a workflow: there is one environment", tag: tag, handle: syncWorkflow},
+		wire{method: http.MethodPost, path: "/v2/workflows/{workflowId}/step/{stepId}/preview", id: "preview-step", summary: "What a step would say", tag: tag, handle: previewStep},
 		wire{method: http.MethodGet, path: "/v2/workflows/{workflowId}/steps/{stepId}", id: "get-workflow-step", summary: "Get a step of a workflow", tag: tag, handle: getStep},
 	)
 }
@@ -79,7 +82,12 @@ func orList(raw json.RawMessage) json.RawMessage {
 
 // stepTypes are the wire's types and ours.
 var stepTypes = map[string]string{
-	"in_app": "in_app", "email": "email", "sms": "sms", "push": "push", "chat": "chat", "digest": "digest", "delay": "delay", "http_request": "webhook",
+	"in_app": "in_app", "email": "email", "sms": "sms", "push": "push", "chat": "chat", "digest": "digest", "delay": "delay", "http_request": "webhook", "throttle": "throttle", "custom": "custom",
+}
+
+// hasSettings says whether a step of that type waits or counts instead of saying something.
+func hasSettings(stepType string) bool {
+	return stepType == "digest" || stepType == "delay" || stepType == "throttle"
 }
 
 // check refuses a step that could never be carried out.
@@ -94,7 +102,7 @@ func (st *step) check(place int) error {
 		return refuse(fmt.Sprintf("%s: type %q is not known: use one of %s", at, st.WireType, strings.Join(known, ", ")))
 	}
 	st.Type = stepTypes[st.WireType]
-	if st.Type == "digest" || st.Type == "delay" {
+	if hasSettings(st.Type) {
 		if err := notification.CheckSettings(st.Type, st.Settings); err != nil {
 			return refuse(at + ": " + err.Error())
 		}
@@ -571,7 +579,7 @@ func (b *workflowBody) steps(before []dbq.PgautomateWorkflowStep) ([]step, error
 			StepID: t.StepID, Name: t.Name, WireType: t.Type, Active: true, Controls: values, Settings: json.RawMessage("{}"),
 			Filters: json.RawMessage("[]"), Variants: json.RawMessage("[]"), Variables: json.RawMessage("[]"),
 		}
-		if t.Type == "digest" || t.Type == "delay" {
+		if hasSettings(t.Type) {
 			st.Settings = values
 		}
 		for _, old := range before {
@@ -804,18 +812,69 @@ func listWorkflows(c *call) (int, any, error) {
 	return http.StatusOK, obj{"workflows": out, "totalCount": total}, nil
 }
 
+// step is a workflow's step by its name, number or slug.
+func (w *saved) step(id string) (*dbq.PgautomateWorkflowStep, error) {
+	for i := range w.steps {
+		if st := &w.steps[i]; st.StepID == id || itoa(st.ID) == id || w.stepSlug(st) == id {
+			return st, nil
+		}
+	}
+	return nil, notFound("step", id)
+}
+
 func getStep(c *call) (int, any, error) {
 	w, err := c.s.workflow(c.ctx, c.org, c.PathValue("workflowId"))
 	if err != nil {
 		return 0, nil, err
 	}
-	id := c.PathValue("stepId")
-	for i := range w.steps {
-		if st := &w.steps[i]; st.StepID == id || itoa(st.ID) == id || w.stepSlug(st) == id {
-			return http.StatusOK, w.showStep(st), nil
-		}
+	st, err := w.step(c.PathValue("stepId"))
+	if err != nil {
+		return 0, nil, err
 	}
-	return 0, nil, notFound("step", id)
+	return http.StatusOK, w.showStep(st), nil
+}
+
+// syncWorkflow would bring a workflow to another environment; an organization is one.
+func syncWorkflow(c *call) (int, any, error) {
+	var b struct {
+		Target string `json:"targetEnvironmentId"`
+	}
+	if err := c.read(&b); err != nil {
+		return 0, nil, err
+	}
+	if b.Target != c.org {
+		return 0, nil, refuse(fmt.Sprintf("targetEnvironmentId must be %s: there is no other environment", c.org))
+	}
+	return c.workflowAnswer(http.StatusOK, c.PathValue("workflowId"))
+}
+
+// previewStep renders a step for a payload that the caller makes up.
+func previewStep(c *call) (int, any, error) {
+	var b struct {
+		Controls obj `json:"controlValues"`
+		Payload  obj `json:"previewPayload"`
+	}
+	if err := c.read(&b); err != nil {
+		return 0, nil, err
+	}
+	w, err := c.s.workflow(c.ctx, c.org, c.PathValue("workflowId"))
+	if err != nil {
+		return 0, nil, err
+	}
+	st, err := w.step(c.PathValue("stepId"))
+	if err != nil {
+		return 0, nil, err
+	}
+	values, _ := w.showStep(st)["controlValues"].(obj)
+	maps.Copy(values, b.Controls)
+	if b.Payload == nil {
+		b.Payload = obj{}
+	}
+	preview, err := notification.Preview(c.ctx, values, b.Payload)
+	if err != nil {
+		return 0, nil, refuse(err.Error())
+	}
+	return http.StatusCreated, obj{"result": obj{"type": st.WireType, "preview": preview}, "previewPayloadExample": b.Payload, "schema": nil}, nil
 }
 
 func (w *saved) slug() string { return slugOf(w.Name) + "_wf_" + itoa(w.ID) }
@@ -827,13 +886,13 @@ func (w *saved) stepSlug(st *dbq.PgautomateWorkflowStep) string {
 func (w *saved) showStep(st *dbq.PgautomateWorkflowStep) obj {
 	values := obj{}
 	_ = json.Unmarshal(st.Controls, &values) // our own document
-	if (st.Type == "digest" || st.Type == "delay") && len(st.Settings) > 2 {
+	if hasSettings(st.Type) && len(st.Settings) > 2 {
 		_ = json.Unmarshal(st.Settings, &values) // our own document
 	}
 	if st.Type == "email" && values["subject"] == nil {
 		values["subject"] = ""
 	}
-	if st.Type != "digest" && st.Type != "delay" && values["body"] == nil {
+	if !hasSettings(st.Type) && values["body"] == nil {
 		if body, ok := values["content"].(string); ok {
 			values["body"] = body
 		}

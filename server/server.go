@@ -128,6 +128,8 @@ type Server struct {
 	version string
 
 	notifications *notification.Service
+	listeners     *listeners
+	ends          <-chan struct{} // streams end then
 
 	requireKey bool
 	keys       *keyCache
@@ -170,6 +172,8 @@ func New(cfg Config) (*Server, error) {
 	if s.notifications = cfg.Notifications; s.notifications == nil {
 		s.notifications = &notification.Service{Pool: cfg.Pool, River: s.jobs, Logger: cfg.Logger}
 	}
+
+	s.listeners = &listeners{pool: cfg.Pool, log: cfg.Logger, of: map[int64]map[chan struct{}]bool{}}
 
 	v1 := http.NewServeMux()
 	s.api = newAPI(v1, cfg.Version)
@@ -226,8 +230,10 @@ func New(cfg Config) (*Server, error) {
 	return s, nil
 }
 
-// Start runs what the River UI does in the background, until ctx ends.
+// Start runs what the River UI does in the background, until ctx ends, and with it
+// the streams. Call it before anything is served.
 func (s *Server) Start(ctx context.Context) error {
+	s.ends = ctx.Done()
 	if s.river == nil {
 		return nil
 	}

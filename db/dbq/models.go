@@ -366,7 +366,7 @@ type PgautomateWorkflowStep struct {
 	StepID string
 	// For people.
 	Name string
-	// The channel, or digest or delay.
+	// The channel, or digest, delay, throttle or custom.
 	Type string
 	// The type as the request named it.
 	WireType string
@@ -376,7 +376,7 @@ type PgautomateWorkflowStep struct {
 	StopOnFail bool
 	// The content: Liquid templates.
 	Controls json.RawMessage
-	// Of a digest or delay: how long, by which key.
+	// Of a digest, delay or throttle: how long, by which key.
 	Settings json.RawMessage
 	// When it is carried out, in the form of v1; JSON logic is in controls.skip.
 	Filters json.RawMessage

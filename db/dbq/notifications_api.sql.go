@@ -553,6 +553,295 @@ func (q *Queries) ApiGetWorkflow(ctx context.Context, arg ApiGetWorkflowParams) 
 	return i, err
 }
 
+const apiInbox = `-- name: ApiInbox :many
+SELECT m.id, m.organization_id, m.notification_id, m.job_id, m.workflow_id, m.subscriber_id, m.subscriber_no, m.transaction_id, m.channel, m.provider_id, m.recipient, m.subject, m.content, m.cta, m.payload, m.data, m.avatar, m.tags, m.status, m.error_id, m.error_text, m.read, m.seen, m.archived, m.read_at, m.seen_at, m.archived_at, m.snoozed_until, m.created_at, m.updated_at, m.deleted_at, coalesce(w.identifier, '')::text AS workflow_identifier, coalesce(w.name, '')::text AS workflow_name, coalesce(w.critical, false)::boolean AS workflow_critical,
+       coalesce(w.extra ->> 'severity', 'none')::text AS severity
+  FROM pgautomate.messages m LEFT JOIN pgautomate.workflows w ON w.id = m.workflow_id
+ WHERE m.subscriber_no = $1 AND m.channel = 'in_app' AND m.deleted_at IS NULL
+   AND (cardinality($2::bigint[]) = 0 OR m.id = ANY ($2))
+   AND ($3::bigint = 0 OR m.id < $3)
+   AND ($4::boolean IS NULL OR m.read = $4)
+   AND ($5::boolean IS NULL OR m.seen = $5)
+   AND ($6::boolean IS NULL OR m.archived = $6)
+   AND ($7::boolean IS NULL OR (m.snoozed_until IS NOT NULL AND m.snoozed_until > now()) = $7)
+   AND ($8::jsonb IS NULL OR m.data @> $8)
+   AND (cardinality($9::text[]) = 0 OR m.tags && $9)
+   AND ($10::timestamptz IS NULL OR m.created_at >= $10)
+   AND ($11::timestamptz IS NULL OR m.created_at <= $11)
+ ORDER BY m.subscriber_no DESC, m.channel DESC, m.id DESC LIMIT $13 OFFSET $12
+`
+
+type ApiInboxParams struct {
+	SubscriberNo int64
+	Ids          []int64
+	Before       int64
+	Read         *bool
+	Seen         *bool
+	Archived     *bool
+	Snoozed      *bool
+	Data         json.RawMessage
+	Tags         []string
+	CreatedFrom  *time.Time
+	CreatedUntil *time.Time
+	Skip         int32
+	MaxRows      int32
+}
+
+type ApiInboxRow struct {
+	ID                 int64
+	OrganizationID     string
+	NotificationID     int64
+	JobID              int64
+	WorkflowID         int64
+	SubscriberID       string
+	SubscriberNo       int64
+	TransactionID      string
+	Channel            string
+	ProviderID         string
+	Recipient          *string
+	Subject            *string
+	Content            *string
+	Cta                json.RawMessage
+	Payload            json.RawMessage
+	Data               json.RawMessage
+	Avatar             *string
+	Tags               []string
+	Status             string
+	ErrorID            *string
+	ErrorText          *string
+	Read               bool
+	Seen               bool
+	Archived           bool
+	ReadAt             *time.Time
+	SeenAt             *time.Time
+	ArchivedAt         *time.Time
+	SnoozedUntil       *time.Time
+	CreatedAt          time.Time
+	UpdatedAt          time.Time
+	DeletedAt          *time.Time
+	WorkflowIdentifier string
+	WorkflowName       string
+	WorkflowCritical   bool
+	Severity           string
+}
+
+// The feed as v2 shows it, the newest first; what is snoozed is shown only when asked for. messages_feed_idx.
+func (q *Queries) ApiInbox(ctx context.Context, arg ApiInboxParams) ([]ApiInboxRow, error) {
+	rows, err := q.db.Query(ctx, apiInbox,
+		arg.SubscriberNo,
+		arg.Ids,
+		arg.Before,
+		arg.Read,
+		arg.Seen,
+		arg.Archived,
+		arg.Snoozed,
+		arg.Data,
+		arg.Tags,
+		arg.CreatedFrom,
+		arg.CreatedUntil,
+		arg.Skip,
+		arg.MaxRows,
+	)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []ApiInboxRow
+	for rows.Next() {
+		var i ApiInboxRow
+		if err := rows.Scan(
+			&i.ID,
+			&i.OrganizationID,
+			&i.NotificationID,
+			&i.JobID,
+			&i.WorkflowID,
+			&i.SubscriberID,
+			&i.SubscriberNo,
+			&i.TransactionID,
+			&i.Channel,
+			&i.ProviderID,
+			&i.Recipient,
+			&i.Subject,
+			&i.Content,
+			&i.Cta,
+			&i.Payload,
+			&i.Data,
+			&i.Avatar,
+			&i.Tags,
+			&i.Status,
+			&i.ErrorID,
+			&i.ErrorText,
+			&i.Read,
+			&i.Seen,
+			&i.Archived,
+			&i.ReadAt,
+			&i.SeenAt,
+			&i.ArchivedAt,
+			&i.SnoozedUntil,
+			&i.CreatedAt,
+			&i.UpdatedAt,
+			&i.DeletedAt,
+			&i.WorkflowIdentifier,
+			&i.WorkflowName,
+			&i.WorkflowCritical,
+			&i.Severity,
+		); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
+const apiInboxAfter = `-- name: ApiInboxAfter :many
+SELECT m.id, m.organization_id, m.notification_id, m.job_id, m.workflow_id, m.subscriber_id, m.subscriber_no, m.transaction_id, m.channel, m.provider_id, m.recipient, m.subject, m.content, m.cta, m.payload, m.data, m.avatar, m.tags, m.status, m.error_id, m.error_text, m.read, m.seen, m.archived, m.read_at, m.seen_at, m.archived_at, m.snoozed_until, m.created_at, m.updated_at, m.deleted_at, coalesce(w.identifier, '')::text AS workflow_identifier, coalesce(w.name, '')::text AS workflow_name, coalesce(w.critical, false)::boolean AS workflow_critical,
+       coalesce(w.extra ->> 'severity', 'none')::text AS severity
+  FROM pgautomate.messages m LEFT JOIN pgautomate.workflows w ON w.id = m.workflow_id
+ WHERE m.subscriber_no = $1 AND m.channel = 'in_app' AND m.deleted_at IS NULL AND m.id > $2
+ ORDER BY m.subscriber_no, m.channel, m.id LIMIT $3
+`
+
+type ApiInboxAfterParams struct {
+	SubscriberNo int64
+	After        int64
+	MaxRows      int32
+}
+
+type ApiInboxAfterRow struct {
+	ID                 int64
+	OrganizationID     string
+	NotificationID     int64
+	JobID              int64
+	WorkflowID         int64
+	SubscriberID       string
+	SubscriberNo       int64
+	TransactionID      string
+	Channel            string
+	ProviderID         string
+	Recipient          *string
+	Subject            *string
+	Content            *string
+	Cta                json.RawMessage
+	Payload            json.RawMessage
+	Data               json.RawMessage
+	Avatar             *string
+	Tags               []string
+	Status             string
+	ErrorID            *string
+	ErrorText          *string
+	Read               bool
+	Seen               bool
+	Archived           bool
+	ReadAt             *time.Time
+	SeenAt             *time.Time
+	ArchivedAt         *time.Time
+	SnoozedUntil       *time.Time
+	CreatedAt          time.Time
+	UpdatedAt          time.Time
+	DeletedAt          *time.Time
+	WorkflowIdentifier string
+	WorkflowName       string
+	WorkflowCritical   bool
+	Severity           string
+}
+
+// The next of a feed, the oldest first. messages_feed_idx.
+func (q *Queries) ApiInboxAfter(ctx context.Context, arg ApiInboxAfterParams) ([]ApiInboxAfterRow, error) {
+	rows, err := q.db.Query(ctx, apiInboxAfter, arg.SubscriberNo, arg.After, arg.MaxRows)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []ApiInboxAfterRow
+	for rows.Next() {
+		var i ApiInboxAfterRow
+		if err := rows.Scan(
+			&i.ID,
+			&i.OrganizationID,
+			&i.NotificationID,
+			&i.JobID,
+			&i.WorkflowID,
+			&i.SubscriberID,
+			&i.SubscriberNo,
+			&i.TransactionID,
+			&i.Channel,
+			&i.ProviderID,
+			&i.Recipient,
+			&i.Subject,
+			&i.Content,
+			&i.Cta,
+			&i.Payload,
+			&i.Data,
+			&i.Avatar,
+			&i.Tags,
+			&i.Status,
+			&i.ErrorID,
+			&i.ErrorText,
+			&i.Read,
+			&i.Seen,
+			&i.Archived,
+			&i.ReadAt,
+			&i.SeenAt,
+			&i.ArchivedAt,
+			&i.SnoozedUntil,
+			&i.CreatedAt,
+			&i.UpdatedAt,
+			&i.DeletedAt,
+			&i.WorkflowIdentifier,
+			&i.WorkflowName,
+			&i.WorkflowCritical,
+			&i.Severity,
+		); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
+const apiInboxCount = `-- name: ApiInboxCount :one
+SELECT count(*) FROM pgautomate.messages m
+ WHERE m.subscriber_no = $1 AND m.channel = 'in_app' AND m.deleted_at IS NULL
+   AND ($2::boolean IS NULL OR m.read = $2)
+   AND ($3::boolean IS NULL OR m.seen = $3)
+   AND ($4::boolean IS NULL OR m.archived = $4)
+   AND ($5::boolean IS NULL OR (m.snoozed_until IS NOT NULL AND m.snoozed_until > now()) = $5)
+   AND ($6::jsonb IS NULL OR m.data @> $6)
+   AND (cardinality($7::text[]) = 0 OR m.tags && $7)
+`
+
+type ApiInboxCountParams struct {
+	SubscriberNo int64
+	Read         *bool
+	Seen         *bool
+	Archived     *bool
+	Snoozed      *bool
+	Data         json.RawMessage
+	Tags         []string
+}
+
+// messages_feed_idx.
+func (q *Queries) ApiInboxCount(ctx context.Context, arg ApiInboxCountParams) (int64, error) {
+	row := q.db.QueryRow(ctx, apiInboxCount,
+		arg.SubscriberNo,
+		arg.Read,
+		arg.Seen,
+		arg.Archived,
+		arg.Snoozed,
+		arg.Data,
+		arg.Tags,
+	)
+	var count int64
+	err := row.Scan(&count)
+	return count, err
+}
+
 const apiInsertIntegration = `-- name: ApiInsertIntegration :one
 INSERT INTO pgautomate.integrations (organization_id, identifier, name, provider_id, channel, credentials, conditions, active, is_primary)
 VALUES ($1, coalesce(nullif($2::text, ''), $3 || '-' || substr(md5(random()::text), 1, 8)), $4, $3, $5, $6,
@@ -804,15 +1093,16 @@ func (q *Queries) ApiListIntegrations(ctx context.Context, arg ApiListIntegratio
 const apiListMessages = `-- name: ApiListMessages :many
 SELECT m.id, m.organization_id, m.notification_id, m.job_id, m.workflow_id, m.subscriber_id, m.subscriber_no, m.transaction_id, m.channel, m.provider_id, m.recipient, m.subject, m.content, m.cta, m.payload, m.data, m.avatar, m.tags, m.status, m.error_id, m.error_text, m.read, m.seen, m.archived, m.read_at, m.seen_at, m.archived_at, m.snoozed_until, m.created_at, m.updated_at, m.deleted_at, coalesce(w.identifier, '')::text AS workflow_identifier FROM pgautomate.messages m LEFT JOIN pgautomate.workflows w ON w.id = m.workflow_id
  WHERE m.organization_id = $1 AND m.deleted_at IS NULL
-   AND ($2::text = '' OR m.channel = $2)
-   AND ($3::text = '' OR m.subscriber_id = $3)
-   AND (cardinality($4::text[]) = 0 OR m.transaction_id = ANY ($4))
- ORDER BY m.organization_id DESC, m.id DESC LIMIT $6 OFFSET $5
+   AND ($2::text = '' OR m.channel = $2) AND ($3::bigint = 0 OR m.id = $3)
+   AND ($4::text = '' OR m.subscriber_id = $4)
+   AND (cardinality($5::text[]) = 0 OR m.transaction_id = ANY ($5))
+ ORDER BY m.organization_id DESC, m.id DESC LIMIT $7 OFFSET $6
 `
 
 type ApiListMessagesParams struct {
 	OrganizationID string
 	Channel        string
+	ID             int64
 	SubscriberID   string
 	TransactionIds []string
 	Skip           int32
@@ -859,6 +1149,7 @@ func (q *Queries) ApiListMessages(ctx context.Context, arg ApiListMessagesParams
 	rows, err := q.db.Query(ctx, apiListMessages,
 		arg.OrganizationID,
 		arg.Channel,
+		arg.ID,
 		arg.SubscriberID,
 		arg.TransactionIds,
 		arg.Skip,
@@ -1353,6 +1644,44 @@ func (q *Queries) ApiMarkAll(ctx context.Context, arg ApiMarkAllParams) (int64, 
 	return result.RowsAffected(), nil
 }
 
+const apiMarkInbox = `-- name: ApiMarkInbox :execrows
+UPDATE pgautomate.messages m
+   SET read = m.read OR $1::text = 'read', read_at = CASE WHEN $1 = 'read' THEN now() ELSE m.read_at END,
+       seen = m.seen OR $1 IN ('read', 'seen'), seen_at = CASE WHEN $1 IN ('read', 'seen') THEN now() ELSE m.seen_at END,
+       archived = m.archived OR $1 IN ('archived', 'read-archived'),
+       archived_at = CASE WHEN $1 IN ('archived', 'read-archived') THEN now() ELSE m.archived_at END,
+       deleted_at = CASE WHEN $1 = 'deleted' THEN now() END, updated_at = now()
+ WHERE m.subscriber_no = $2 AND m.channel = 'in_app' AND m.deleted_at IS NULL
+   AND CASE $1 WHEN 'read' THEN NOT m.read WHEN 'seen' THEN NOT m.seen WHEN 'archived' THEN NOT m.archived
+                     WHEN 'read-archived' THEN m.read AND NOT m.archived ELSE true END
+   AND (cardinality($3::bigint[]) = 0 OR m.id = ANY ($3))
+   AND ($4::jsonb IS NULL OR m.data @> $4)
+   AND (cardinality($5::text[]) = 0 OR m.tags && $5)
+`
+
+type ApiMarkInboxParams struct {
+	MarkAs       string
+	SubscriberNo int64
+	Ids          []int64
+	Data         json.RawMessage
+	Tags         []string
+}
+
+// All that the filters name: read, seen, archived, read-archived (archives what is read) or deleted. messages_feed_idx.
+func (q *Queries) ApiMarkInbox(ctx context.Context, arg ApiMarkInboxParams) (int64, error) {
+	result, err := q.db.Exec(ctx, apiMarkInbox,
+		arg.MarkAs,
+		arg.SubscriberNo,
+		arg.Ids,
+		arg.Data,
+		arg.Tags,
+	)
+	if err != nil {
+		return 0, err
+	}
+	return result.RowsAffected(), nil
+}
+
 const apiMarkMessages = `-- name: ApiMarkMessages :many
 UPDATE pgautomate.messages m
    SET read = CASE $1::text WHEN 'read' THEN true WHEN 'unread' THEN false ELSE m.read END,
@@ -1422,6 +1751,62 @@ func (q *Queries) ApiMarkMessages(ctx context.Context, arg ApiMarkMessagesParams
 		return nil, err
 	}
 	return items, nil
+}
+
+const apiMember = `-- name: ApiMember :one
+SELECT m.id, m.identifier, m.created_at, s.id AS subscriber_no, s.subscriber_id, s.first_name, s.last_name, s.email, s.avatar,
+       s.created_at AS subscriber_created_at, s.updated_at AS subscriber_updated_at, t.id AS topic_id, t.key, t.name
+  FROM pgautomate.topic_subscribers m
+  JOIN pgautomate.topics t ON t.id = m.topic_id
+  JOIN pgautomate.subscribers s ON s.id = m.subscriber_no AND s.deleted_at IS NULL
+ WHERE t.organization_id = $1 AND t.key = $2 AND (m.identifier = $3::text OR s.subscriber_id = $3 OR m.id::text = $3)
+ ORDER BY (m.identifier = $3) DESC NULLS LAST, (s.subscriber_id = $3) DESC LIMIT 1
+`
+
+type ApiMemberParams struct {
+	OrganizationID string
+	TopicKey       string
+	Identifier     string
+}
+
+type ApiMemberRow struct {
+	ID                  int64
+	Identifier          *string
+	CreatedAt           time.Time
+	SubscriberNo        int64
+	SubscriberID        string
+	FirstName           *string
+	LastName            *string
+	Email               *string
+	Avatar              *string
+	SubscriberCreatedAt time.Time
+	SubscriberUpdatedAt time.Time
+	TopicID             int64
+	Key                 string
+	Name                string
+}
+
+// One membership, by its own identifier or the subscriber's. topic_subscribers_topic_id_subscriber_no_key.
+func (q *Queries) ApiMember(ctx context.Context, arg ApiMemberParams) (ApiMemberRow, error) {
+	row := q.db.QueryRow(ctx, apiMember, arg.OrganizationID, arg.TopicKey, arg.Identifier)
+	var i ApiMemberRow
+	err := row.Scan(
+		&i.ID,
+		&i.Identifier,
+		&i.CreatedAt,
+		&i.SubscriberNo,
+		&i.SubscriberID,
+		&i.FirstName,
+		&i.LastName,
+		&i.Email,
+		&i.Avatar,
+		&i.SubscriberCreatedAt,
+		&i.SubscriberUpdatedAt,
+		&i.TopicID,
+		&i.Key,
+		&i.Name,
+	)
+	return i, err
 }
 
 const apiMembers = `-- name: ApiMembers :many
@@ -1504,6 +1889,38 @@ func (q *Queries) ApiMembers(ctx context.Context, arg ApiMembersParams) ([]ApiMe
 		return nil, err
 	}
 	return items, nil
+}
+
+const apiMessageAction = `-- name: ApiMessageAction :execrows
+UPDATE pgautomate.messages
+   SET cta = jsonb_set(cta, '{action}',
+                       coalesce(cta -> 'action', '{}') || jsonb_build_object('status', $1::text, 'result',
+                           CASE WHEN $1 = 'done' THEN jsonb_build_object('type', $2::text) || coalesce($3::jsonb, '{}') ELSE '{}' END)),
+       updated_at = now()
+ WHERE id = $4 AND subscriber_no = $5 AND channel = 'in_app' AND deleted_at IS NULL
+`
+
+type ApiMessageActionParams struct {
+	Status       string
+	Button       string
+	Payload      json.RawMessage
+	ID           int64
+	SubscriberNo int64
+}
+
+// A button of a message was pressed, or is given back. messages_pkey.
+func (q *Queries) ApiMessageAction(ctx context.Context, arg ApiMessageActionParams) (int64, error) {
+	result, err := q.db.Exec(ctx, apiMessageAction,
+		arg.Status,
+		arg.Button,
+		arg.Payload,
+		arg.ID,
+		arg.SubscriberNo,
+	)
+	if err != nil {
+		return 0, err
+	}
+	return result.RowsAffected(), nil
 }
 
 const apiPatchSubscriber = `-- name: ApiPatchSubscriber :execrows
@@ -1761,6 +2178,46 @@ type ApiSetWorkflowActiveParams struct {
 func (q *Queries) ApiSetWorkflowActive(ctx context.Context, arg ApiSetWorkflowActiveParams) error {
 	_, err := q.db.Exec(ctx, apiSetWorkflowActive, arg.Active, arg.ID)
 	return err
+}
+
+const apiSettledMessage = `-- name: ApiSettledMessage :one
+SELECT coalesce((SELECT m.id FROM pgautomate.messages m
+                  WHERE m.subscriber_no = $1 AND m.channel = 'in_app' AND m.created_at < now() - make_interval(secs => $2::double precision)
+                    AND m.deleted_at IS NULL
+                  ORDER BY m.subscriber_no DESC, m.channel DESC, m.id DESC LIMIT 1), 0)::bigint AS id
+`
+
+type ApiSettledMessageParams struct {
+	SubscriberNo int64
+	Seconds      float64
+}
+
+// The newest message of a feed that is older than so many seconds: nothing comes below it any more. messages_feed_idx.
+func (q *Queries) ApiSettledMessage(ctx context.Context, arg ApiSettledMessageParams) (int64, error) {
+	row := q.db.QueryRow(ctx, apiSettledMessage, arg.SubscriberNo, arg.Seconds)
+	var id int64
+	err := row.Scan(&id)
+	return id, err
+}
+
+const apiSnooze = `-- name: ApiSnooze :execrows
+UPDATE pgautomate.messages SET snoozed_until = $1, updated_at = now()
+ WHERE id = $2 AND subscriber_no = $3 AND channel = 'in_app' AND deleted_at IS NULL
+`
+
+type ApiSnoozeParams struct {
+	Until        *time.Time
+	ID           int64
+	SubscriberNo int64
+}
+
+// NULL ends it. messages_pkey.
+func (q *Queries) ApiSnooze(ctx context.Context, arg ApiSnoozeParams) (int64, error) {
+	result, err := q.db.Exec(ctx, apiSnooze, arg.Until, arg.ID, arg.SubscriberNo)
+	if err != nil {
+		return 0, err
+	}
+	return result.RowsAffected(), nil
 }
 
 const apiStepsOf = `-- name: ApiStepsOf :many

@@ -133,6 +133,23 @@ func (q *Queries) CancelNotifications(ctx context.Context, arg CancelNotificatio
 	return items, nil
 }
 
+const cancelRest = `-- name: CancelRest :exec
+UPDATE pgautomate.notification_jobs j SET status = 'canceled', reason = $1::text, finished_at = clock_timestamp()
+ WHERE j.notification_id = $2 AND j.sequence_number > $3 AND j.status = 'pending'
+`
+
+type CancelRestParams struct {
+	Reason         string
+	NotificationID int64
+	AfterNumber    int32
+}
+
+// notification_jobs_notification_idx.
+func (q *Queries) CancelRest(ctx context.Context, arg CancelRestParams) error {
+	_, err := q.db.Exec(ctx, cancelRest, arg.Reason, arg.NotificationID, arg.AfterNumber)
+	return err
+}
+
 const cancelable = `-- name: Cancelable :one
 SELECT e.id, (e.status = 'pending' OR EXISTS (
        SELECT FROM pgautomate.notifications n JOIN pgautomate.notification_jobs j ON j.notification_id = n.id
@@ -315,6 +332,25 @@ func (q *Queries) JoinDigestGroup(ctx context.Context, arg JoinDigestGroupParams
 	return err
 }
 
+const letThrough = `-- name: LetThrough :one
+SELECT count(*) FROM pgautomate.notification_jobs j
+ WHERE j.digest_group = $1::bigint AND j.id <> $2 AND j.status = 'completed' AND j.finished_at > $3::timestamptz
+`
+
+type LetThroughParams struct {
+	DigestGroup int64
+	ID          int64
+	Since       time.Time
+}
+
+// How many of a throttle's group went through since then. notification_jobs_group_idx.
+func (q *Queries) LetThrough(ctx context.Context, arg LetThroughParams) (int64, error) {
+	row := q.db.QueryRow(ctx, letThrough, arg.DigestGroup, arg.ID, arg.Since)
+	var count int64
+	err := row.Scan(&count)
+	return count, err
+}
+
 const loadJob = `-- name: LoadJob :one
 SELECT j.id, j.notification_id, j.step_id, j.sequence_number, j.digest_group, j.merged_into, j.created_at,
        n.workflow_id, n.subscriber_id, n.subscriber_no, n.transaction_id, (n.canceled_at IS NOT NULL OR e.canceled_at IS NOT NULL)::boolean AS canceled,
@@ -323,10 +359,10 @@ SELECT j.id, j.notification_id, j.step_id, j.sequence_number, j.digest_group, j.
        w.identifier AS workflow_identifier, w.name AS workflow_name, w.critical, w.read_only, w.preference_settings, w.tags,
        s.type, s.name AS step_name, s.controls, s.settings, s.filters, s.variants,
        to_jsonb(u.*) AS subscriber,
-       (SELECT coalesce(jsonb_agg(jsonb_build_object('step_id', d.step_id, 'result', d.result) ORDER BY d.sequence_number), '[]')
+       (SELECT coalesce(jsonb_agg(jsonb_build_object('step_id', d.step_id, 'type', d.action_type, 'result', d.result) ORDER BY d.sequence_number), '[]')
           FROM pgautomate.notification_jobs d
          WHERE d.notification_id = j.notification_id AND d.sequence_number < j.sequence_number
-           AND d.action_type = 'digest' AND d.status = 'completed')::jsonb AS digests
+           AND d.action_type IN ('digest', 'custom', 'webhook') AND d.status = 'completed')::jsonb AS results
   FROM pgautomate.notification_jobs j
   JOIN pgautomate.notifications n ON n.id = j.notification_id
   JOIN pgautomate.notification_events e ON e.id = n.event_id
@@ -369,7 +405,7 @@ type LoadJobRow struct {
 	Filters               json.RawMessage
 	Variants              json.RawMessage
 	Subscriber            json.RawMessage
-	Digests               json.RawMessage
+	Results               json.RawMessage
 }
 
 // All that a step needs to know. Primary keys.
@@ -409,7 +445,7 @@ func (q *Queries) LoadJob(ctx context.Context, id int64) (LoadJobRow, error) {
 		&i.Filters,
 		&i.Variants,
 		&i.Subscriber,
-		&i.Digests,
+		&i.Results,
 	)
 	return i, err
 }
