@@ -9,8 +9,10 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/riverqueue/river"
 
 	"github.com/pgautomate/pgautomate/db/dbq"
@@ -67,9 +69,20 @@ func (s *Service) WorkCancel(ctx context.Context, job *river.Job[CancelArgs]) er
 	return river.JobSnooze(0)
 }
 
-// cancelNext cancels the jobs of the next notifications. Locks are taken in the
-// order of all: notifications, groups, jobs.
+// cancelNext cancels the jobs of the next notifications. What the database calls off,
+// for others that were in the way, is tried again.
 func (s *Service) cancelNext(ctx context.Context, event int64) (left bool, err error) {
+	for try := 1; ; try++ {
+		left, err = s.cancelSome(ctx, event)
+		if pg, ok := errors.AsType[*pgconn.PgError](err); !ok || !strings.HasPrefix(pg.Code, "40") || try == 5 {
+			return left, err
+		}
+	}
+}
+
+// cancelSome is one transaction of it. Locks are taken in the order of all:
+// notifications, groups, jobs.
+func (s *Service) cancelSome(ctx context.Context, event int64) (left bool, err error) {
 	err = pgx.BeginFunc(ctx, s.Pool, func(tx pgx.Tx) error {
 		q := dbq.New(tx)
 		if err := q.BeEngine(ctx); err != nil {

@@ -118,7 +118,6 @@ func (r *run) merge(ctx context.Context, q *dbq.Queries, group *dbq.LockDigestGr
 			q.MergeRest(ctx, dbq.MergeRestParams{NotificationID: master.NotificationID, AfterNumber: master.SequenceNumber, MergedInto: r.job.ID}),
 			q.MergeFollowers(ctx, dbq.MergeFollowersParams{DigestGroup: group.ID, OldMaster: master.ID, NewMaster: r.job.ID}),
 			q.OpenWindow(ctx, dbq.OpenWindowParams{ID: group.ID, MasterJobID: &r.job.ID, EndsAt: group.EndsAt}),
-			q.DigestedInto(ctx, dbq.DigestedIntoParams{DigestGroup: group.ID, Master: r.job.ID}),
 		)
 		return &jobs.Result{Until: *group.EndsAt, Records: internal("Step delayed")}, err
 	case jobs.StatusPending, jobs.StatusQueued, jobs.StatusRunning: // it has not closed its window yet
@@ -128,7 +127,6 @@ func (r *run) merge(ctx context.Context, q *dbq.Queries, group *dbq.LockDigestGr
 	err = errors.Join(
 		q.JoinDigestGroup(ctx, dbq.JoinDigestGroupParams{ID: r.job.ID, DigestGroup: group.ID, MergedInto: &master.ID}),
 		q.MergeRest(ctx, dbq.MergeRestParams{NotificationID: r.job.NotificationID, AfterNumber: r.job.SequenceNumber, MergedInto: master.ID}),
-		q.DigestedInto(ctx, dbq.DigestedIntoParams{DigestGroup: group.ID, Master: master.ID}),
 	)
 	return &jobs.Result{Status: jobs.StatusMerged, Records: internal("Digest was merged with other digest")}, err
 }
@@ -194,10 +192,8 @@ func handOver(ctx context.Context, q *dbq.Queries, group, master int64, ends *ti
 	}
 	err = errors.Join(
 		q.Promote(ctx, dbq.PromoteParams{ID: heir.ID, NotificationID: heir.NotificationID, FromNumber: heir.SequenceNumber, EndsAt: *ends}),
-		q.Undigest(ctx, heir.NotificationID),
 		q.MergeFollowers(ctx, dbq.MergeFollowersParams{DigestGroup: group, OldMaster: master, NewMaster: heir.ID}),
 		q.OpenWindow(ctx, dbq.OpenWindowParams{ID: group, MasterJobID: &heir.ID, EndsAt: ends}),
-		q.DigestedInto(ctx, dbq.DigestedIntoParams{DigestGroup: group, Master: heir.ID}),
 		q.SignalJob(ctx, heir.ID),
 	)
 	if err != nil {
@@ -304,6 +300,9 @@ func (r *run) delayEnd() (time.Time, error) {
 		}
 		if !at.After(r.action.Now) {
 			return time.Time{}, fmt.Errorf("payload.%s is in the past: %s", s.DelayPath, at.Format(time.RFC3339))
+		}
+		if at.Sub(r.action.Now) > longest {
+			return time.Time{}, fmt.Errorf("payload.%s is too far away: %s", s.DelayPath, at.Format(time.RFC3339))
 		}
 		return at, nil
 	case "timed":

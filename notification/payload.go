@@ -148,6 +148,9 @@ func CheckSchema(schema json.RawMessage) error {
 	return err
 }
 
+// schemaName stands for the schema in errors about it.
+const schemaName = "schema:payload"
+
 func compileSchema(schema json.RawMessage) (*jsonschema.Schema, error) {
 	doc, err := jsonschema.UnmarshalJSON(bytes.NewReader(schema))
 	if err != nil {
@@ -155,12 +158,12 @@ func compileSchema(schema json.RawMessage) (*jsonschema.Schema, error) {
 	}
 	c := jsonschema.NewCompiler()
 	c.UseLoader(jsonschema.SchemeURLLoader{}) // nothing is fetched
-	if err := c.AddResource("payload.json", doc); err != nil {
+	if err := c.AddResource(schemaName, doc); err != nil {
 		return nil, fmt.Errorf("payloadSchema: %w", err)
 	}
-	compiled, err := c.Compile("payload.json")
+	compiled, err := c.Compile(schemaName)
 	if err != nil {
-		return nil, fmt.Errorf("payloadSchema: %w", err)
+		return nil, fmt.Errorf("payloadSchema: %s", strings.Join(strings.Fields(err.Error()), " "))
 	}
 	return compiled, nil
 }

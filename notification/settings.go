@@ -142,6 +142,10 @@ func CheckSettings(stepType string, raw json.RawMessage) error {
 	return s.Wait.check(stepType)
 }
 
+// longest is how far away a time may be.
+const longest = 100 * 365 * 24 * time.Hour
+
+// check says what is wrong with a span; what is in front of the sentence.
 func (s span) check(what string) error {
 	if s.Amount <= 0 || math.IsInf(s.Amount, 0) || math.IsNaN(s.Amount) {
 		return fmt.Errorf("%s: amount is missing: use a number above 0", what)
@@ -149,8 +153,14 @@ func (s span) check(what string) error {
 	if !slices.Contains(units, s.Unit) {
 		return fmt.Errorf("%s: unit %q is not known: use one of %s", what, s.Unit, strings.Join(units, ", "))
 	}
+	if s.Amount*seconds[s.Unit] > longest.Seconds() {
+		return fmt.Errorf("%s: %g %s are too long: use at most 100 years", what, s.Amount, s.Unit)
+	}
 	return nil
 }
+
+// seconds are about how many a unit has.
+var seconds = map[string]float64{"seconds": 1, "minutes": 60, "hours": 3600, "days": 86400, "weeks": 7 * 86400, "months": 30 * 86400}
 
 // after is the time so long after t. Whole days, weeks and months are the
 // calendar's, so a day is 23 hours when the clocks change.

@@ -156,7 +156,9 @@ SELECT m.id, m.identifier, m.created_at, s.id AS subscriber_no, s.subscriber_id,
 
 -- name: ApiListNotifications :many
 -- notifications_list_idx, newest first.
-SELECT n.id, n.organization_id, n.workflow_id, n.subscriber_id, n.subscriber_no, n.transaction_id, n.channels, n.digested_into, n.created_at, n.topic_key,
+SELECT n.id, n.organization_id, n.workflow_id, n.subscriber_id, n.subscriber_no, n.transaction_id, n.channels, n.created_at, n.topic_key,
+       coalesce((SELECT m.notification_id FROM pgautomate.notification_jobs j JOIN pgautomate.notification_jobs m ON m.id = j.merged_into
+                  WHERE j.notification_id = n.id AND j.action_type = 'digest' AND j.status = 'merged' LIMIT 1), 0)::bigint AS digested_into,
        e.payload, e.overrides, w.name AS workflow_name, w.identifier, w.tags,
        s.first_name, s.last_name, s.email, s.phone
   FROM pgautomate.notifications n

@@ -122,13 +122,6 @@ UPDATE pgautomate.notification_jobs SET merged_into = @new_master::bigint
 UPDATE pgautomate.notification_jobs j SET status = 'merged', merged_into = @merged_into::bigint, finished_at = now()
  WHERE j.notification_id = @notification_id AND j.sequence_number > @after_number AND j.status = 'pending';
 
--- name: DigestedInto :exec
--- Says of the merged notifications of a group where their events are. notification_jobs_group_idx.
-UPDATE pgautomate.notifications n SET digested_into = m.notification_id
-  FROM pgautomate.notification_jobs j, pgautomate.notification_jobs m
- WHERE m.id = @master::bigint AND j.digest_group = @digest_group::bigint AND j.merged_into = m.id AND n.id = j.notification_id
-   AND n.digested_into IS DISTINCT FROM m.notification_id;
-
 -- name: DigestEvents :many
 -- The events of a digest, in the order in which they came. notification_jobs_group_idx.
 SELECT j.id, n.id AS notification_id, e.transaction_id, e.created_at, e.payload
@@ -198,10 +191,6 @@ UPDATE pgautomate.notification_jobs j
        perform_at = CASE WHEN j.id = @id THEN @ends_at::timestamptz END,
        timer = j.id = @id, merged_into = NULL, finished_at = NULL, reason = NULL
  WHERE j.notification_id = @notification_id AND j.sequence_number >= @from_number AND j.status = 'merged';
-
--- name: Undigest :exec
-UPDATE pgautomate.notifications SET digested_into = NULL WHERE id = @id;
-
 
 -- name: SpentAttachments :many
 -- Events whose attachments nobody can need any more. notification_events_attachments_idx.

@@ -140,8 +140,8 @@ func (c *call) showNotifications(rows []dbq.ApiListNotificationsRow) ([]obj, err
 			},
 			"jobs": slices.Concat([]obj{}, jobs[r.ID]),
 		}
-		if r.DigestedInto != nil {
-			out[i]["_digestedNotificationId"] = itoa(*r.DigestedInto)
+		if r.DigestedInto != 0 {
+			out[i]["_digestedNotificationId"] = itoa(r.DigestedInto)
 		}
 	}
 	return out, nil

@@ -1207,7 +1207,9 @@ func (q *Queries) ApiListMessages(ctx context.Context, arg ApiListMessagesParams
 }
 
 const apiListNotifications = `-- name: ApiListNotifications :many
-SELECT n.id, n.organization_id, n.workflow_id, n.subscriber_id, n.subscriber_no, n.transaction_id, n.channels, n.digested_into, n.created_at, n.topic_key,
+SELECT n.id, n.organization_id, n.workflow_id, n.subscriber_id, n.subscriber_no, n.transaction_id, n.channels, n.created_at, n.topic_key,
+       coalesce((SELECT m.notification_id FROM pgautomate.notification_jobs j JOIN pgautomate.notification_jobs m ON m.id = j.merged_into
+                  WHERE j.notification_id = n.id AND j.action_type = 'digest' AND j.status = 'merged' LIMIT 1), 0)::bigint AS digested_into,
        e.payload, e.overrides, w.name AS workflow_name, w.identifier, w.tags,
        s.first_name, s.last_name, s.email, s.phone
   FROM pgautomate.notifications n
@@ -1253,9 +1255,9 @@ type ApiListNotificationsRow struct {
 	SubscriberNo   int64
 	TransactionID  string
 	Channels       []string
-	DigestedInto   *int64
 	CreatedAt      time.Time
 	TopicKey       *string
+	DigestedInto   int64
 	Payload        json.RawMessage
 	Overrides      json.RawMessage
 	WorkflowName   string
@@ -1299,9 +1301,9 @@ func (q *Queries) ApiListNotifications(ctx context.Context, arg ApiListNotificat
 			&i.SubscriberNo,
 			&i.TransactionID,
 			&i.Channels,
-			&i.DigestedInto,
 			&i.CreatedAt,
 			&i.TopicKey,
+			&i.DigestedInto,
 			&i.Payload,
 			&i.Overrides,
 			&i.WorkflowName,

@@ -267,24 +267,6 @@ func (q *Queries) DigestSeenWithin(ctx context.Context, arg DigestSeenWithinPara
 	return exists, err
 }
 
-const digestedInto = `-- name: DigestedInto :exec
-UPDATE pgautomate.notifications n SET digested_into = m.notification_id
-  FROM pgautomate.notification_jobs j, pgautomate.notification_jobs m
- WHERE m.id = $1::bigint AND j.digest_group = $2::bigint AND j.merged_into = m.id AND n.id = j.notification_id
-   AND n.digested_into IS DISTINCT FROM m.notification_id
-`
-
-type DigestedIntoParams struct {
-	Master      int64
-	DigestGroup int64
-}
-
-// Says of the merged notifications of a group where their events are. notification_jobs_group_idx.
-func (q *Queries) DigestedInto(ctx context.Context, arg DigestedIntoParams) error {
-	_, err := q.db.Exec(ctx, digestedInto, arg.Master, arg.DigestGroup)
-	return err
-}
-
 const forgetAttachments = `-- name: ForgetAttachments :exec
 UPDATE pgautomate.notification_events SET attachments = '[]' WHERE id = $1
 `
@@ -703,15 +685,6 @@ func (q *Queries) SpentAttachments(ctx context.Context) ([]SpentAttachmentsRow, 
 		return nil, err
 	}
 	return items, nil
-}
-
-const undigest = `-- name: Undigest :exec
-UPDATE pgautomate.notifications SET digested_into = NULL WHERE id = $1
-`
-
-func (q *Queries) Undigest(ctx context.Context, id int64) error {
-	_, err := q.db.Exec(ctx, undigest, id)
-	return err
 }
 
 const writeDetails = `-- name: WriteDetails :exec
