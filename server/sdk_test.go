@@ -20,6 +20,8 @@ func (p *post) nine() string {
 	p.workflow("nine", steps)
 	id := p.trigger("processed", `{"name":"nine","to":"S1"}`)
 	p.until("8", `SELECT count(*)::text FROM pgautomate.messages WHERE transaction_id = $1`, id)
+	// The one that runs does so in a process that isn't ours, else it would be missed there.
+	p.exec(`INSERT INTO pgautomate.workers (hostname, pid, capacity, heartbeat_at) VALUES ('elsewhere', 1, '{}', now() + interval '1 hour')`)
 	p.exec(`UPDATE pgautomate.notification_jobs SET status = (ARRAY['pending','queued','running','failed','delayed','canceled','merged','skipped']::pgautomate.job_status[])[sequence_number],
 		perform_at = now() + interval '1 day', worker_id = (SELECT max(id) FROM pgautomate.workers), queued_at = now()
 		WHERE transaction_id = $1 AND sequence_number > 0`, id)

@@ -75,6 +75,39 @@ func main() {
 		}
 		time.Sleep(50 * time.Millisecond)
 	}
+	must(n.Topics.Subscriptions.Create(ctx, "go-topic", components.CreateTopicSubscriptionsRequestDto{SubscriberIds: []string{"go-1"}}, nil))
+	must(n.Topics.Subscriptions.List(ctx, operations.TopicsControllerListTopicSubscriptionsRequest{TopicKey: "go-topic"}))
+	must(n.Topics.Get(ctx, "go-topic", nil))
+	must(n.Trigger(ctx, components.TriggerEventRequestDto{WorkflowID: "go-workflow", To: components.CreateToTopicPayloadDto(components.TopicPayloadDto{
+		TopicKey: "go-topic", Type: components.TriggerRecipientsTypeEnumTopic,
+	})}, nil))
+
+	// What waits is canceled.
+	must(n.Workflows.Create(ctx, components.CreateWorkflowDto{
+		Name: "Go late", WorkflowID: "go-late", Active: p(true),
+		Steps: []components.Steps{
+			components.CreateStepsDigest(components.DigestStepUpsertDto{
+				Name: "D", Type: components.StepTypeEnumDigest, ControlValues: p(components.CreateDigestStepUpsertDtoControlValuesMapOfAny(map[string]any{"type": "regular", "amount": 1, "unit": "hours"})),
+			}),
+			components.CreateStepsInApp(components.InAppStepUpsertDto{
+				Name: "In", Type: components.StepTypeEnumInApp, ControlValues: p(components.CreateInAppStepUpsertDtoControlValuesInAppControlDto(components.InAppControlDto{Body: &body})),
+			}),
+		},
+	}, nil))
+	late := must(n.Trigger(ctx, components.TriggerEventRequestDto{WorkflowID: "go-late", To: components.CreateToStr("go-1")}, nil))
+	if gone := must(n.Cancel(ctx, *late.TriggerEventResponseDto.TransactionID, nil)); !*gone.Boolean {
+		log.Fatal("what waits was not canceled")
+	}
+
+	feed := must(n.Subscribers.Notifications.Feed(ctx, operations.SubscribersV1ControllerGetNotificationsFeedRequest{SubscriberID: "go-1"}))
+	if len(feed.FeedResponseDto.Data) == 0 {
+		log.Fatal("the feed is empty")
+	}
+	must(n.Subscribers.Messages.MarkAllAs(ctx, "go-1", components.MessageMarkAsRequestDto{
+		MessageID: components.CreateMessageIDStr(feed.FeedResponseDto.Data[0].ID), MarkAs: components.MessageMarkAsRequestDtoMarkAsRead,
+	}, nil))
+	must(n.Subscribers.Preferences.List(ctx, "go-1", nil, nil))
+
 	list := must(n.Notifications.List(ctx, operations.NotificationsControllerListNotificationsRequest{TransactionID: &tx}))
 	must(n.Notifications.Retrieve(ctx, *list.ActivitiesResponseDto.Data[0].ID, nil))
 	if nine := os.Getenv("NOVU_STATUSES"); nine != "" {

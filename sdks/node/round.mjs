@@ -94,6 +94,49 @@ await novu.subscribers.messages.markAll({ markAs: "seen" }, "ts-1");
 await novu.messages.delete(messages.result.data[0].id ?? feed.result.data[0].id);
 await novu.messages.deleteByTransactionId("ts-tx");
 
+// The inbox of v2
+const inbox = await novu.subscribers.notifications.list({ subscriberId: "ts-1", limit: 20 });
+assert.ok(inbox.result.data.length > 0);
+const item = { subscriberId: "ts-1", notificationId: inbox.result.data[0].id };
+assert.equal((await novu.subscribers.notifications.markAsRead(item)).result.isRead, true);
+assert.equal((await novu.subscribers.notifications.markAsUnread(item)).result.isRead, false);
+assert.equal((await novu.subscribers.notifications.archive(item)).result.isArchived, true);
+assert.equal((await novu.subscribers.notifications.unarchive(item)).result.isArchived, false);
+const until2999 = { snoozeUntil: new Date("2999-01-01T00:00:00Z") };
+assert.equal((await novu.subscribers.notifications.snooze({ ...item, snoozeSubscriberNotificationDto: until2999 })).result.isSnoozed, true);
+assert.equal((await novu.subscribers.notifications.unsnooze(item)).result.isSnoozed, false);
+await novu.subscribers.notifications.completeAction({ ...item, actionType: "primary" });
+await novu.subscribers.notifications.revertAction({ ...item, actionType: "primary" });
+const counts = await novu.subscribers.notifications.count("ts-1", JSON.stringify([{ read: false }, { archived: true }]));
+assert.equal(counts.result.length, 2);
+await novu.subscribers.notifications.markAsSeen({ notificationIds: [item.notificationId] }, "ts-1");
+await novu.subscribers.notifications.markAllAsRead({}, "ts-1");
+await novu.subscribers.notifications.archiveAllRead({}, "ts-1");
+await novu.subscribers.notifications.archiveAll({}, "ts-1");
+await novu.subscribers.notifications.delete(item);
+await novu.subscribers.notifications.deleteAll({}, "ts-1");
+
+// One subscription, a preview, all types of steps
+await novu.topics.subscriptions.getSubscription("ts-topic", "ts-1");
+await novu.topics.subscribers.retrieve("ts-1", "ts-topic");
+const preview = await novu.workflows.steps.generatePreview({
+  workflowId: "ts-workflow", stepId: made.result.steps[0].stepId, generatePreviewRequestDto: { previewPayload: { payload: { name: "Eve" } } },
+});
+assert.equal(preview.result.result.preview.body, "Hello Eve");
+const every = await novu.workflows.create({
+  name: "TS every", workflowId: "ts-every", active: true, steps: [
+    { name: "T", type: "throttle", controlValues: { type: "fixed", amount: 1, unit: "hours", threshold: 100 } },
+    { name: "C", type: "custom", controlValues: { a: "b" } },
+    { name: "P", type: "push", controlValues: { subject: "s", body: "b" } },
+    { name: "H", type: "chat", controlValues: { body: "b" } },
+    { name: "R", type: "http_request", controlValues: { method: "POST", url: "https://example.com" } },
+    { name: "M", type: "delay", controlValues: { type: "timed", cron: "0 9 * * 1" } }],
+});
+assert.equal(every.result.steps.length, 6);
+const everyRun = await novu.trigger({ workflowId: "ts-every", to: "ts-1" });
+await until("what can't be sent", async () => (await novu.notifications.list({ transactionId: everyRun.result.transactionId })).result.data[0]?.jobs?.some((j) => j.status === "delayed"));
+await novu.cancel(everyRun.result.transactionId);
+
 // Preferences, integrations, environments
 const wanted = await novu.subscribers.preferences.update({ workflowId: "ts-workflow", channels: { email: false } }, "ts-1");
 assert.equal(wanted.result.workflows.find((w) => w.workflow.identifier === "ts-workflow").channels.email, false);
