@@ -27,6 +27,7 @@ type Metrics struct {
 	mismatches prometheus.Counter
 	live       prometheus.Gauge
 	actions    *prometheus.CounterVec
+	jobs       *prometheus.CounterVec
 	lateness   prometheus.Histogram
 	throttled  *prometheus.GaugeVec
 	problems   prometheus.Gauge
@@ -54,6 +55,9 @@ func NewMetrics() *Metrics {
 		actions: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "pgautomate_actions_total", Help: "Ends of attempts of actions, by type and the status that followed.",
 		}, []string{"action_type", "status"}),
+		jobs: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "pgautomate_notification_jobs_total", Help: "Ends of attempts of notifications' jobs, by type and the status that followed.",
+		}, []string{"type", "status"}),
 		lateness: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Name: "pgautomate_action_lateness_seconds", Help: "Start of an action minus its perform_at.",
 			Buckets: []float64{.005, .01, .025, .05, .1, .25, .5, 1, 2, 5, 10, 30, 60, 120, 300, 900, 3600},
@@ -73,7 +77,7 @@ func NewMetrics() *Metrics {
 		}
 		return float64(m.feed().Changes)
 	})
-	m.registry.MustRegister(m.firings, m.candidates, m.related, m.mismatches, m.live, m.actions, m.lateness, changes,
+	m.registry.MustRegister(m.firings, m.candidates, m.related, m.mismatches, m.live, m.actions, m.jobs, m.lateness, changes,
 		&gauges{m},
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
@@ -100,7 +104,11 @@ func (m *Metrics) Live(n int) { m.live.Set(float64(n)) }
 func (m *Metrics) Started(_ string, late time.Duration) { m.lateness.Observe(late.Seconds()) }
 
 // Ended counts an attempt's end.
-func (m *Metrics) Ended(actionType, status string) {
+func (m *Metrics) Ended(actionType, status string, notification bool) {
+	if notification {
+		m.jobs.WithLabelValues(actionType, status).Inc()
+		return
+	}
 	m.actions.WithLabelValues(actionType, status).Inc()
 }
 

@@ -128,8 +128,9 @@ type Config struct {
 	// done, before they move to that of their month, which inherits from it; default
 	// a day, at least an hour.
 	ArchiveAfter time.Duration
-	// KeepFinished is how long finished actions are kept, by whole months; default 0:
-	// for ever.
+	// KeepFinished is how long finished actions are kept, by whole months, and ended
+	// notifications with what they sent; messages in feeds stay for a year at least.
+	// Default 0: for ever.
 	KeepFinished time.Duration
 }
 

@@ -236,6 +236,9 @@ func (e *Engine) sweepNotifications(ctx context.Context) {
 			if err == nil && n%60 == 0 {
 				q := dbq.New(e.pool)
 				err = errors.Join(q.DeleteOldKeys(ctx), q.DeleteOldRequests(ctx))
+				if e.cfg.KeepFinished > 0 {
+					err = errors.Join(err, e.notifications.Forget(ctx, e.cfg.KeepFinished))
+				}
 			}
 			if err != nil && ctx.Err() == nil {
 				e.logger.WarnContext(ctx, "what notifications left behind is not deleted", "error", err)

@@ -33,6 +33,18 @@ type Cause struct {
 	Chain []string `json:"chain,omitempty"`
 }
 
+// Next is the cause of what an action does: the chain that led to it, one longer.
+func (a *Action) Next() Cause {
+	cause := Cause{ActionID: a.ID, Depth: 1, FiringID: a.FiringID}
+	if a.Cause != nil {
+		cause.Depth, cause.Chain = a.Cause.Depth+1, a.Cause.Chain
+		if cause.FiringID == 0 {
+			cause.FiringID = a.Cause.FiringID
+		}
+	}
+	return cause
+}
+
 // Action is one action as its handler gets it.
 type Action struct {
 	ID             int64

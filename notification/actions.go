@@ -53,14 +53,11 @@ func (s *Service) WorkRequest(ctx context.Context, job *river.Job[RequestArgs]) 
 
 // Notify triggers a workflow in the transaction of an action; see jobs.Notifier.
 func (s *Service) Notify(ctx context.Context, tx pgx.Tx, a *jobs.Action, n jobs.Notify) error {
-	r := Request{Name: n.Workflow, To: n.To, Payload: n.Payload, TransactionID: n.TransactionID}
-	if a.Cause != nil {
-		cause, err := json.Marshal(a.Cause)
-		if err != nil {
-			return jobs.Permanent(err)
-		}
-		r.Cause = cause
+	cause, err := json.Marshal(a.Next())
+	if err != nil {
+		return jobs.Permanent(err)
 	}
+	r := Request{Name: n.Workflow, To: n.To, Payload: n.Payload, TransactionID: n.TransactionID, Cause: cause}
 	answer, err := s.TriggerTx(ctx, tx, a.OrganizationID, r)
 	if refused, ok := errors.AsType[*RefusedError](err); ok {
 		return jobs.Permanentf("notify: workflow %q: %s", n.Workflow, refused.Error())

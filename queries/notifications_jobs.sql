@@ -208,3 +208,44 @@ UPDATE pgautomate.notification_events SET attachments = '[]' WHERE id = @id;
 -- name: SignalJob :exec
 INSERT INTO pgautomate.due_signals (organization_id, action_type, perform_at)
 SELECT j.organization_id, j.action_type, j.perform_at FROM pgautomate.notification_jobs j WHERE j.id = @id AND j.perform_at IS NOT NULL;
+
+-- name: DeleteOldNotifications :one
+-- Deletes the oldest notifications that ended before a moment, with all that belongs to
+-- them but messages in feeds, and says how many. notifications_pkey.
+WITH newer AS MATERIALIZED (
+    SELECT coalesce((SELECT x.id FROM pgautomate.notifications x WHERE x.created_at >= @before::timestamptz ORDER BY x.id LIMIT 1), 9223372036854775807) AS id
+), old AS MATERIALIZED (
+    SELECT n.id FROM pgautomate.notifications n CROSS JOIN newer
+     WHERE n.id < newer.id
+       AND NOT EXISTS (SELECT FROM pgautomate.notification_jobs j WHERE j.notification_id = n.id
+                          AND (j.status IN ('pending', 'queued', 'running', 'delayed') OR j.finished_at >= @before
+                               OR j.status = 'merged' AND EXISTS (SELECT FROM pgautomate.notification_jobs m
+                                                                   WHERE m.id = j.merged_into AND m.status IN ('pending', 'queued', 'running', 'delayed'))))
+     ORDER BY n.id LIMIT @most::bigint FOR UPDATE OF n SKIP LOCKED
+), jobs AS (
+    DELETE FROM pgautomate.notification_jobs j WHERE j.notification_id = ANY (ARRAY(SELECT old.id FROM old)) RETURNING j.id
+), details AS (
+    DELETE FROM pgautomate.job_details d WHERE d.job_id = ANY (ARRAY(SELECT jobs.id FROM jobs))
+), messages AS (
+    DELETE FROM pgautomate.messages m WHERE m.notification_id = ANY (ARRAY(SELECT old.id FROM old)) AND m.channel <> 'in_app'
+), gone AS (
+    DELETE FROM pgautomate.notifications n WHERE n.id = ANY (ARRAY(SELECT old.id FROM old)) RETURNING n.id
+)
+SELECT count(*) FROM gone;
+
+-- name: DeleteOldEvents :execrows
+-- Events of which no notification is left. notification_events_pkey, notifications_event_id_subscriber_no_key.
+DELETE FROM pgautomate.notification_events WHERE id = ANY (ARRAY(
+    SELECT e.id FROM pgautomate.notification_events e
+     WHERE e.id < coalesce((SELECT x.id FROM pgautomate.notification_events x WHERE x.created_at >= @before::timestamptz ORDER BY x.id LIMIT 1), 9223372036854775807)
+       AND e.status <> 'pending' AND e.finished_at < @before AND e.attachments = '[]'
+       AND NOT EXISTS (SELECT FROM pgautomate.notifications n WHERE n.event_id = e.id)
+     ORDER BY e.id LIMIT @most::bigint FOR UPDATE SKIP LOCKED));
+
+-- name: DeleteOldMessages :execrows
+-- Messages in feeds. messages_pkey.
+DELETE FROM pgautomate.messages WHERE id = ANY (ARRAY(
+    SELECT m.id FROM pgautomate.messages m
+     WHERE m.id < coalesce((SELECT x.id FROM pgautomate.messages x WHERE x.created_at >= @before::timestamptz ORDER BY x.id LIMIT 1), 9223372036854775807)
+       AND m.channel = 'in_app' AND m.created_at < @before
+     ORDER BY m.id LIMIT @most::bigint FOR UPDATE SKIP LOCKED));

@@ -61,7 +61,8 @@ type Zones interface {
 // Observer is told what happens to actions; its methods must be quick.
 type Observer interface {
 	Started(actionType string, late time.Duration)
-	Ended(actionType, status string)
+	// Ended is told of notifications' jobs as well as of actions.
+	Ended(actionType, status string, notification bool)
 }
 
 // LifecycleConfig is what a Lifecycle needs.
@@ -376,7 +377,7 @@ func (l *Lifecycle) finishBatch(ctx context.Context, batch []finish) ([]finishAn
 	done := make(map[int64]bool, len(rows))
 	for _, r := range rows {
 		done[r.ID] = true
-		l.ended(r.ActionType, r.Status)
+		l.ended(r.ActionType, r.Status, r.Notification)
 	}
 	if len(rows) < len(batch) {
 		var still dbq.StillHeldParams
@@ -673,7 +674,7 @@ func (l *Lifecycle) finishAlone(ctx context.Context, s *jobs.Started, o jobs.Out
 		l.logger.WarnContext(ctx, "an action was taken over by another worker meanwhile; its effect is dropped", "action", s.Action.ID)
 		return nil
 	}
-	l.ended(s.Action.Type, o.Status)
+	l.ended(s.Action.Type, o.Status, s.Action.Notification)
 	if l.changed != nil {
 		l.changed()
 	}
@@ -682,23 +683,16 @@ func (l *Lifecycle) finishAlone(ctx context.Context, s *jobs.Started, o jobs.Out
 
 // emitCause marks the transaction, so that the feed knows whose change it was.
 func (l *Lifecycle) emitCause(ctx context.Context, q *dbq.Queries, a *jobs.Action) error {
-	cause := jobs.Cause{ActionID: a.ID, Depth: 1, FiringID: a.FiringID}
-	if a.Cause != nil {
-		cause.Depth, cause.Chain = a.Cause.Depth+1, a.Cause.Chain
-		if cause.FiringID == 0 {
-			cause.FiringID = a.Cause.FiringID
-		}
-	}
-	raw, err := json.Marshal(cause)
+	raw, err := json.Marshal(a.Next())
 	if err != nil {
 		return fmt.Errorf("cause: %w", err)
 	}
 	return q.EmitCause(ctx, string(raw))
 }
 
-func (l *Lifecycle) ended(actionType, status string) {
+func (l *Lifecycle) ended(actionType, status string, notification bool) {
 	if l.observe != nil {
-		l.observe.Ended(actionType, status)
+		l.observe.Ended(actionType, status, notification)
 	}
 }
 

@@ -84,7 +84,7 @@ to a local mailbox), PGAUTOMATE_MAX_TRANSACTION_MEMORY, PGAUTOMATE_SPILL_DIR.`,
 	c.Flags().StringVar(&related, "related-memory", env("PGAUTOMATE_RELATED_MEMORY", "1GiB"),
 		"`size` of the rows that triggers with has_related may keep in memory (PGAUTOMATE_RELATED_MEMORY)")
 	c.Flags().DurationVar(&archiveAfter, "archive-after", 24*time.Hour, "how long finished actions stay in lead_stage_actions itself; then they move to the table of their month, and are read as before")
-	c.Flags().IntVar(&keepDays, "keep-finished-days", 0, "`days` after which finished actions may be dropped, by whole months (default 0: never)")
+	c.Flags().IntVar(&keepDays, "keep-finished-days", 0, "`days` after which finished actions, by whole months, and ended notifications may be deleted (default 0: never)")
 	c.Flags().StringVar(&spillDir, "spill-dir", os.Getenv("PGAUTOMATE_SPILL_DIR"),
 		"`folder` of these files, about as large as the transaction's rows, old and new (PGAUTOMATE_SPILL_DIR; default TMPDIR)")
 	return c

@@ -178,6 +178,88 @@ func (q *Queries) Cancelable(ctx context.Context, arg CancelableParams) (Cancela
 	return i, err
 }
 
+const deleteOldEvents = `-- name: DeleteOldEvents :execrows
+DELETE FROM pgautomate.notification_events WHERE id = ANY (ARRAY(
+    SELECT e.id FROM pgautomate.notification_events e
+     WHERE e.id < coalesce((SELECT x.id FROM pgautomate.notification_events x WHERE x.created_at >= $1::timestamptz ORDER BY x.id LIMIT 1), 9223372036854775807)
+       AND e.status <> 'pending' AND e.finished_at < $1 AND e.attachments = '[]'
+       AND NOT EXISTS (SELECT FROM pgautomate.notifications n WHERE n.event_id = e.id)
+     ORDER BY e.id LIMIT $2::bigint FOR UPDATE SKIP LOCKED))
+`
+
+type DeleteOldEventsParams struct {
+	Before time.Time
+	Most   int64
+}
+
+// Events of which no notification is left. notification_events_pkey, notifications_event_id_subscriber_no_key.
+func (q *Queries) DeleteOldEvents(ctx context.Context, arg DeleteOldEventsParams) (int64, error) {
+	result, err := q.db.Exec(ctx, deleteOldEvents, arg.Before, arg.Most)
+	if err != nil {
+		return 0, err
+	}
+	return result.RowsAffected(), nil
+}
+
+const deleteOldMessages = `-- name: DeleteOldMessages :execrows
+DELETE FROM pgautomate.messages WHERE id = ANY (ARRAY(
+    SELECT m.id FROM pgautomate.messages m
+     WHERE m.id < coalesce((SELECT x.id FROM pgautomate.messages x WHERE x.created_at >= $1::timestamptz ORDER BY x.id LIMIT 1), 9223372036854775807)
+       AND m.channel = 'in_app' AND m.created_at < $1
+     ORDER BY m.id LIMIT $2::bigint FOR UPDATE SKIP LOCKED))
+`
+
+type DeleteOldMessagesParams struct {
+	Before time.Time
+	Most   int64
+}
+
+// Messages in feeds. messages_pkey.
+func (q *Queries) DeleteOldMessages(ctx context.Context, arg DeleteOldMessagesParams) (int64, error) {
+	result, err := q.db.Exec(ctx, deleteOldMessages, arg.Before, arg.Most)
+	if err != nil {
+		return 0, err
+	}
+	return result.RowsAffected(), nil
+}
+
+const deleteOldNotifications = `-- name: DeleteOldNotifications :one
+WITH newer AS MATERIALIZED (
+    SELECT coalesce((SELECT x.id FROM pgautomate.notifications x WHERE x.created_at >= $1::timestamptz ORDER BY x.id LIMIT 1), 9223372036854775807) AS id
+), old AS MATERIALIZED (
+    SELECT n.id FROM pgautomate.notifications n CROSS JOIN newer
+     WHERE n.id < newer.id
+       AND NOT EXISTS (SELECT FROM pgautomate.notification_jobs j WHERE j.notification_id = n.id
+                          AND (j.status IN ('pending', 'queued', 'running', 'delayed') OR j.finished_at >= $1
+                               OR j.status = 'merged' AND EXISTS (SELECT FROM pgautomate.notification_jobs m
+                                                                   WHERE m.id = j.merged_into AND m.status IN ('pending', 'queued', 'running', 'delayed'))))
+     ORDER BY n.id LIMIT $2::bigint FOR UPDATE OF n SKIP LOCKED
+), jobs AS (
+    DELETE FROM pgautomate.notification_jobs j WHERE j.notification_id = ANY (ARRAY(SELECT old.id FROM old)) RETURNING j.id
+), details AS (
+    DELETE FROM pgautomate.job_details d WHERE d.job_id = ANY (ARRAY(SELECT jobs.id FROM jobs))
+), messages AS (
+    DELETE FROM pgautomate.messages m WHERE m.notification_id = ANY (ARRAY(SELECT old.id FROM old)) AND m.channel <> 'in_app'
+), gone AS (
+    DELETE FROM pgautomate.notifications n WHERE n.id = ANY (ARRAY(SELECT old.id FROM old)) RETURNING n.id
+)
+SELECT count(*) FROM gone
+`
+
+type DeleteOldNotificationsParams struct {
+	Before time.Time
+	Most   int64
+}
+
+// Deletes the oldest notifications that ended before a moment, with all that belongs to
+// them but messages in feeds, and says how many. notifications_pkey.
+func (q *Queries) DeleteOldNotifications(ctx context.Context, arg DeleteOldNotificationsParams) (int64, error) {
+	row := q.db.QueryRow(ctx, deleteOldNotifications, arg.Before, arg.Most)
+	var count int64
+	err := row.Scan(&count)
+	return count, err
+}
+
 const demoteMaster = `-- name: DemoteMaster :execrows
 UPDATE pgautomate.notification_jobs j
    SET status = 'merged', merged_into = $1::bigint, timer = false, finished_at = now()
