@@ -1,0 +1,146 @@
+package notification
+
+// The arithmetic of times, and the readers of what callers send: pure.
+
+import (
+	"encoding/json"
+	"strings"
+	"testing"
+	"time"
+)
+
+func at(t *testing.T, text, zone string) (time.Time, *time.Location) {
+	t.Helper()
+	in, err := time.LoadLocation(zone)
+	if err != nil {
+		t.Fatal(err)
+	}
+	v, err := time.ParseInLocation("2006-01-02 15:04", text, in)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return v, in
+}
+
+func TestSpans(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		from, zone string
+		span       span
+		want       string
+	}{
+		{"2028-03-13 10:00", "UTC", span{90, "seconds"}, "2028-03-13 10:01"},
+		{"2028-03-13 10:00", "UTC", span{0.5, "hours"}, "2028-03-13 10:30"},
+		{"2028-03-25 10:00", "Europe/Berlin", span{1, "days"}, "2028-03-26 10:00"}, // 23 hours
+		{"2028-03-25 10:00", "Europe/Berlin", span{24, "hours"}, "2028-03-26 11:00"},
+		{"2028-10-28 10:00", "Europe/Berlin", span{1, "weeks"}, "2028-11-04 10:00"},
+		{"2028-01-31 10:00", "UTC", span{1, "months"}, "2028-02-29 10:00"},
+		{"2027-12-31 10:00", "UTC", span{2, "months"}, "2028-02-29 10:00"},
+		{"2028-03-13 10:00", "UTC", span{1.5, "days"}, "2028-03-14 22:00"},
+	} {
+		from, in := at(t, c.from, c.zone)
+		got := c.span.after(from, in)
+		if s := got.In(in).Format("2006-01-02 15:04"); s != c.want {
+			t.Errorf("%v after %s in %s is %s, want %s", c.span, c.from, c.zone, s, c.want)
+		}
+		if c.span.Unit != "months" && !c.span.before(got, in).Equal(from) {
+			t.Errorf("%v before %s is %s, not %s", c.span, got, c.span.before(got, in), c.from)
+		}
+	}
+}
+
+func TestRecurringTimes(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct{ settings, zone, from, want string }{
+		{`{"cron":"0 9 * * 1-5"}`, "UTC", "2028-03-10 09:00", "2028-03-13 09:00"}, // a Friday
+		{`{"cron":"0 9 * * *"}`, "America/New_York", "2028-03-13 09:00", "2028-03-14 09:00"},
+		{`{"type":"timed","timed":{"atTime":"09:30"}}`, "UTC", "2028-03-13 10:00", "2028-03-14 09:30"},
+		{`{"type":"timed","timed":{"atTime":"09:30","weekDays":["monday","Friday"]}}`, "UTC", "2028-03-13 10:00", "2028-03-17 09:30"},
+		{`{"type":"timed","timed":{"atTime":"00:00","monthDays":[1,15]}}`, "UTC", "2028-03-13 10:00", "2028-03-15 00:00"},
+		{`{"type":"timed","timed":{"atTime":"08:00","ordinal":"2","ordinalValue":"tuesday"}}`, "UTC", "2028-03-14 09:00", "2028-04-11 08:00"},
+		{`{"type":"timed","timed":{"atTime":"08:00","ordinal":"last","ordinalValue":"weekday"}}`, "UTC", "2028-03-13 10:00", "2028-03-31 08:00"},
+		{`{"type":"timed","timed":{"atTime":"08:00","ordinal":"1","ordinalValue":"weekend"}}`, "UTC", "2028-03-13 10:00", "2028-04-01 08:00"},
+		{`{"type":"timed","timed":{"atTime":"08:00","ordinal":"last"}}`, "UTC", "2028-02-13 10:00", "2028-02-29 08:00"},
+		{`{"type":"timed","amount":2,"unit":"hours"}`, "UTC", "2028-03-13 10:00", "2028-03-13 12:00"},
+	} {
+		from, in := at(t, c.from, c.zone)
+		if err := CheckSettings("digest", json.RawMessage(c.settings)); err != nil {
+			t.Errorf("%s: %v", c.settings, err)
+			continue
+		}
+		got, err := parseSettings("digest", json.RawMessage(c.settings)).next(from, in)
+		if err != nil || got.Format("2006-01-02 15:04") != c.want {
+			t.Errorf("%s after %s: %s, %v, want %s", c.settings, c.from, got, err, c.want)
+		}
+	}
+}
+
+func TestSettingsRefused(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct{ kind, settings, want string }{
+		{"digest", `[]`, "must be an object"},
+		{"digest", `{"type":"scheduled","amount":1,"unit":"hours"}`, `type "scheduled" is not known`},
+		{"digest", `{"amount":0,"unit":"hours"}`, "amount is missing"},
+		{"digest", `{"amount":1,"unit":"fortnights"}`, `unit "fortnights" is not known`},
+		{"digest", `{"amount":1e300,"unit":"months"}`, "use at most 100 years"},
+		{"digest", `{"type":"backoff","amount":1,"unit":"hours","backoffAmount":1,"backoffUnit":"x"}`, `unit "x" is not known`},
+		{"digest", `{"cron":"* *"}`, "use five fields"},
+		{"digest", `{"cron":"0 0 30 2 *"}`, "never comes"},
+		{"digest", `{"type":"timed"}`, "say when"},
+		{"digest", `{"type":"timed","timed":{"ordinal":"7"}}`, "use 1 to 5 or last"},
+		{"delay", `{"type":"scheduled"}`, "delayPath"},
+		{"delay", `{"type":"backoff","amount":1,"unit":"hours"}`, "is not known"},
+		{"throttle", `{"type":"fixed","amount":1,"unit":"hours","threshold":-1}`, "threshold"},
+	} {
+		if err := CheckSettings(c.kind, json.RawMessage(c.settings)); err == nil || !strings.Contains(err.Error(), c.want) || strings.Contains(err.Error(), "\n") {
+			t.Errorf("%s %s: %v, want %q", c.kind, c.settings, err, c.want)
+		}
+	}
+	// Both of Novu's forms of a look-back digest.
+	for _, settings := range []string{`{"type":"backoff","amount":"5","unit":"minutes","backoffAmount":1,"backoffUnit":"hours"}`, `{"type":"regular","amount":5,"unit":"minutes","lookBackWindow":{"amount":1,"unit":"hours"}}`} {
+		s := parseSettings("digest", json.RawMessage(settings))
+		if s.Type != "backoff" || s.LookBack != (span{1, "hours"}) || s.Wait != (span{5, "minutes"}) {
+			t.Errorf("%s: %+v", settings, s)
+		}
+	}
+}
+
+func TestAddresses(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct{ provider, address, want string }{
+		{"slack", "https://hooks.slack.com/services/T1/B2/c3", "slack://hook:T1-B2-c3@webhook"},
+		{"discord", "https://discord.com/api/webhooks/12/tok", "discord://tok@12"},
+		{"chat-webhook", "https://example.com/in?a=1", "generic+https://example.com/in?a=1&template=json"},
+		{"telegram", "telegram://token@telegram?chats=1", "telegram://token@telegram?chats=1"},
+		{"slack", "", ""}, {"slack", "not an address", ""},
+	} {
+		if got := addressOf(c.provider, c.address); got != c.want {
+			t.Errorf("%s %s: %s, want %s", c.provider, c.address, got, c.want)
+		}
+	}
+}
+
+func TestRecipients(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		to              string
+		singles, topics int
+		refused         string
+	}{
+		{`"S1"`, 1, 0, ""}, {`{"subscriberId":"S1"}`, 1, 0, ""}, {`["S1","S1",{"subscriberId":"S1","email":"e@example.com"}]`, 1, 0, ""},
+		{`{"type":"Topic","topicKey":"t"}`, 0, 1, ""}, {`["S1",{"type":"Topic","topicKey":"t","exclude":["S2"]}]`, 1, 1, ""},
+		{`[{"subscriberId":""},"S1"]`, 1, 0, ""}, {`""`, 0, 0, ""}, {``, 0, 0, "to"}, {`null`, 0, 0, "to"},
+		{`[` + strings.TrimSuffix(strings.Repeat(`"a",`, 101), ",") + `]`, 0, 0, "100"},
+	} {
+		got, err := readRecipients(json.RawMessage(c.to))
+		if c.refused != "" {
+			if err == nil || !strings.Contains(err.Error(), c.refused) {
+				t.Errorf("%.40s: %v, want %q", c.to, err, c.refused)
+			}
+			continue
+		}
+		if err != nil || len(got.Singles) != c.singles || len(got.Topics) != c.topics {
+			t.Errorf("%s: %+v, %v", c.to, got, err)
+		}
+	}
+}
