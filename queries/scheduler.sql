@@ -74,6 +74,7 @@ SELECT w.organization_id::text AS organization_id, w.action_type::text AS action
        coalesce(th.action_type, '')::text AS budget, th.max_starts, th.max_running,
        coalesce(u.starts, 0)::bigint AS starts,
        coalesce(u.first_end + th.per, now())::timestamptz AS frees_at,
+       (now() + coalesce(th.per, '0') * 65 / 64)::timestamptz AS frees_what_starts_now_at,
        coalesce(f.queued, 0)::bigint AS queued, coalesce(f.running, 0)::bigint AS running
   FROM (SELECT unnest(@organization_ids::text[]) AS organization_id, unnest(@action_types::text[]) AS action_type) w
   LEFT JOIN LATERAL (

@@ -410,7 +410,7 @@ func (c *claiming) setLanes(ctx context.Context, keys []laneKey) error {
 			if starts, timers := int64(c.starts[key]), int64(c.timers[key]); c.here {
 				left.Starts, left.Running = l.Starts+starts, l.Running+starts+timers
 				if l.Starts == 0 {
-					left.FreesAt = l.Now.Add(c.s.LimitsAfter) // at the earliest: all of them are new
+					left.FreesAt = l.FreesWhatStartsNowAt
 				}
 			} else {
 				left.Queued = l.Queued + starts + timers

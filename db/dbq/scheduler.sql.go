@@ -718,6 +718,7 @@ SELECT w.organization_id::text AS organization_id, w.action_type::text AS action
        coalesce(th.action_type, '')::text AS budget, th.max_starts, th.max_running,
        coalesce(u.starts, 0)::bigint AS starts,
        coalesce(u.first_end + th.per, now())::timestamptz AS frees_at,
+       (now() + coalesce(th.per, '0') * 65 / 64)::timestamptz AS frees_what_starts_now_at,
        coalesce(f.queued, 0)::bigint AS queued, coalesce(f.running, 0)::bigint AS running
   FROM (SELECT unnest($1::text[]) AS organization_id, unnest($2::text[]) AS action_type) w
   LEFT JOIN LATERAL (
@@ -746,18 +747,19 @@ type LaneHeadsParams struct {
 }
 
 type LaneHeadsRow struct {
-	OrganizationID string
-	ActionType     string
-	PendingAt      *time.Time
-	TimerAt        *time.Time
-	Now            time.Time
-	Budget         string
-	MaxStarts      *int32
-	MaxRunning     *int32
-	Starts         int64
-	FreesAt        time.Time
-	Queued         int64
-	Running        int64
+	OrganizationID       string
+	ActionType           string
+	PendingAt            *time.Time
+	TimerAt              *time.Time
+	Now                  time.Time
+	Budget               string
+	MaxStarts            *int32
+	MaxRunning           *int32
+	Starts               int64
+	FreesAt              time.Time
+	FreesWhatStartsNowAt time.Time
+	Queued               int64
+	Running              int64
 }
 
 // Each lane's oldest parked action and timer, the throttle that holds for it and
@@ -782,6 +784,7 @@ func (q *Queries) LaneHeads(ctx context.Context, arg LaneHeadsParams) ([]LaneHea
 			&i.MaxRunning,
 			&i.Starts,
 			&i.FreesAt,
+			&i.FreesWhatStartsNowAt,
 			&i.Queued,
 			&i.Running,
 		); err != nil {
