@@ -84,21 +84,26 @@ func (r *run) pipelines(ctx context.Context, name string, organizations int) (*d
 
 // engine runs scheduler and workers until it is stopped.
 func (r *run) engine(ctx context.Context, d *database) (stop func() error, err error) {
-	e, err := pgautomate.New(ctx, pgautomate.Config{
+	_, stop, err = r.engineOf(ctx, d)
+	return stop, err
+}
+
+func (r *run) engineOf(ctx context.Context, d *database) (e *pgautomate.Engine, stop func() error, err error) {
+	e, err = pgautomate.New(ctx, pgautomate.Config{
 		DatabaseURL: d.url, Logger: r.Logger, WorkersPerType: r.workers,
 		Parts: []pgautomate.Part{pgautomate.SchedulerPart, pgautomate.WorkersPart},
 	})
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	if err := e.Prepare(ctx); err != nil {
 		e.Close()
-		return nil, err
+		return nil, nil, err
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	ended := make(chan error, 1)
 	go func() { ended <- e.Run(ctx) }()
-	return func() error {
+	return e, func() error {
 		cancel()
 		return <-ended
 	}, nil

@@ -180,3 +180,44 @@ SELECT 'org_' || g, 'log', now(), now() + interval '56 seconds', $2::int FROM ge
 
 -- name: still_parked
 SELECT count(*) FROM pgautomate.lead_stage_actions WHERE status = 'pending' AND perform_at IS NOT NULL
+
+-- name: subscribers
+INSERT INTO pgautomate.subscribers (organization_id, subscriber_id) SELECT $1, 'subscriber-' || g FROM generate_series(1, $2::int) g
+
+-- name: topic
+WITH topic AS (INSERT INTO pgautomate.topics (organization_id, key) VALUES ($1, $2) RETURNING id)
+INSERT INTO pgautomate.topic_subscribers (topic_id, subscriber_no)
+SELECT topic.id, s.id FROM topic, pgautomate.subscribers s WHERE s.organization_id = $1 ORDER BY s.id LIMIT $3::int
+
+-- name: workflow
+WITH w AS (INSERT INTO pgautomate.workflows (organization_id, identifier, name, active) VALUES ($1, $2, $2, true) RETURNING id)
+INSERT INTO pgautomate.workflow_steps (workflow_id, position, step_id, type, wire_type, controls, settings)
+SELECT w.id, t.place, 'step-' || t.place, t.type, t.type, '{"body": "Hello {{subscriber.subscriberId}}, {{payload.n}}"}', '{"type": "regular", "amount": 1, "unit": "hours"}'
+  FROM w, unnest($3::text[]) WITH ORDINALITY t (type, place)
+
+-- name: fanning_out
+SELECT EXISTS (SELECT FROM pgautomate.notification_events WHERE status = 'pending')
+
+-- name: to_notify
+SELECT EXISTS (SELECT FROM pgautomate.notification_events WHERE status = 'pending')
+    OR EXISTS (SELECT FROM pgautomate.notification_jobs WHERE status IN ('queued', 'running'))
+    OR EXISTS (SELECT FROM pgautomate.notification_jobs WHERE status IN ('pending', 'delayed') AND perform_at IS NOT NULL)
+
+-- name: not_notified
+SELECT count(*) FROM pgautomate.notification_jobs WHERE status <> 'completed'
+
+-- name: fan_out_at_once
+WITH e AS (
+    INSERT INTO pgautomate.notification_events (organization_id, workflow_id, transaction_id, step_ids, status)
+    SELECT w.organization_id, w.id, 'at once', ARRAY(SELECT s.id FROM pgautomate.workflow_steps s WHERE s.workflow_id = w.id), 'done'
+      FROM pgautomate.workflows w WHERE w.identifier = 'late' RETURNING id, organization_id, workflow_id, step_ids
+), n AS (
+    INSERT INTO pgautomate.notifications (organization_id, event_id, workflow_id, subscriber_id, subscriber_no, transaction_id, channels)
+    SELECT e.organization_id, e.id, e.workflow_id, s.subscriber_id, s.id, 'at once', '{}' FROM e, pgautomate.subscribers s
+    RETURNING id, subscriber_id
+)
+INSERT INTO pgautomate.notification_jobs (organization_id, lead_id, object_type, notification_id, subscriber_id, transaction_id, sequence_number, action_type, step_id, step_no, status, perform_at)
+SELECT e.organization_id, n.subscriber_id, 'subscriber', n.id, n.subscriber_id, 'at once', s.place, s.type, '', s.id,
+       (CASE s.place WHEN 0 THEN 'completed' ELSE 'pending' END)::pgautomate.job_status, CASE WHEN s.place < 2 THEN now() + interval '1 hour' END
+  FROM e, n, (SELECT 0 AS place, NULL::bigint AS id, 'trigger' AS type UNION ALL SELECT w.position, w.id, w.type FROM pgautomate.workflow_steps w JOIN e ON w.id = ANY (e.step_ids)) s
+ ORDER BY n.id, s.place
