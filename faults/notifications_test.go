@@ -11,12 +11,12 @@ import (
 	"io"
 	"net/http"
 	"net/mail"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/pgautomate/pgautomate/mailbox"
-	"github.com/pgautomate/pgautomate/server"
 )
 
 // notified is a world whose engine is triggered over HTTP.
@@ -40,10 +40,11 @@ func newNotified(w *world) *notified {
 	}
 	w.t.Cleanup(func() { _ = n.box.Close() })
 	w.run().terminate() // makes schema and slot
-	organization := "n"
-	if n.key, _, err = server.CreateKey(w.t.Context(), w.db.Pool, &organization, "test"); err != nil {
-		w.t.Fatal(err)
+	keys := w.command(nil, "keys", "create", "--organization", "n")
+	if code := keys.code(); code != 0 {
+		w.t.Fatalf("no key: exit code %d", code)
 	}
+	n.key = strings.TrimSpace(keys.stdout.String())
 	w.exec(`INSERT INTO pgautomate.subscribers (organization_id, subscriber_id, email) SELECT 'n', 's' || i, 's' || i || '@example.com' FROM generate_series(0, $1 - 1) i`, notifiedSubscribers)
 	w.exec(`WITH topic AS (INSERT INTO pgautomate.topics (organization_id, key) VALUES ('n', 'all') RETURNING id)
 		INSERT INTO pgautomate.topic_subscribers (topic_id, subscriber_no) SELECT topic.id, s.id FROM topic, pgautomate.subscribers s WHERE s.organization_id = 'n'`)

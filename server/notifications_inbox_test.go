@@ -139,7 +139,7 @@ func (p *post) stream(subscriber, lastID string) *sse {
 	a, err := http.DefaultClient.Do(r)
 	ok(p.t, err)
 	p.t.Cleanup(func() { _ = a.Body.Close() })
-	if a.StatusCode != 200 || a.Header.Get("Content-Type") != "text/event-stream" {
+	if a.StatusCode != http.StatusOK || a.Header.Get("Content-Type") != "text/event-stream" {
 		p.t.Fatalf("%d %v", a.StatusCode, a.Header)
 	}
 	s := &sse{t: p.t, lines: bufio.NewScanner(a.Body), cancel: cancel}

@@ -232,7 +232,6 @@ func TestWebhookAndCustomSteps(t *testing.T) {
 	if a.get("data", "data", 0, "jobs", 1, "type") != "http_request" || a.get("data", "data", 0, "jobs", 2, "type") != "custom" {
 		t.Error(a.raw)
 	}
-	// A private address that isn't allowed fails, and says what to do.
 	a = p.call(201, "POST", "/v2/workflows/w/step/i/preview", p.a, `{"controlValues":{"body":"{{payload.n}} {{subscriber.firstName}}"},"previewPayload":{"payload":{"n":1},"subscriber":{"firstName":"Ann"}}}`)
 	if a.get("data", "result", "preview", "body") != "1 Ann" || a.get("data", "result", "type") != "in_app" {
 		t.Error(a.raw)
@@ -306,7 +305,7 @@ func TestDigestTimedAndMany(t *testing.T) {
 		}
 		// The window is over.
 		p.exec(`WITH j AS (UPDATE pgautomate.notification_jobs SET perform_at = now() WHERE transaction_id = $1 AND status = 'delayed' RETURNING organization_id, action_type, perform_at)
-			INSERT INTO pgautomate.due_signals (organization_id, action_type, perform_at) SELECT * FROM j`, one)
+			INSERT INTO pgautomate.due_signals (organization_id, action_type, perform_at) SELECT organization_id, action_type, perform_at FROM j`, one)
 		p.until("trigger:completed digest:completed in_app:completed", ofEvent, one)
 	}
 	for _, bad := range []string{`{"cron":"x"}`, `{"type":"timed","timed":{"atTime":"25:00"}}`, `{"type":"timed","timed":{"weekDays":["someday"]}}`, `{"type":"timed","timed":{"monthDays":[32]}}`, `{"amount":1,"unit":"fortnights"}`} {

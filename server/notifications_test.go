@@ -525,7 +525,7 @@ func TestDigestBackoff(t *testing.T) {
 		p.until("2d", contents+` WHERE transaction_id = $1`, second)
 	}
 	// At once: one goes through, one opens the window, the others are merged.
-	for r := range 20 {
+	for r := range 50 {
 		who := fmt.Sprintf("at once %d", r)
 		var group sync.WaitGroup
 		for range 5 {

@@ -66,7 +66,7 @@ func stream(c *call, rw http.ResponseWriter) error {
 	rw.Header().Set("Cache-Control", "no-cache")
 	rw.Header().Set("X-Accel-Buffering", "no")
 	if err := f.write("retry: 2000\n\n"); err != nil {
-		return nil //nolint:nilerr // the client is gone
+		return nil // the client is gone
 	}
 	ping := time.NewTicker(streamPing)
 	defer ping.Stop()
