@@ -1,0 +1,59 @@
+package db_test
+
+import (
+	"testing"
+	"time"
+
+	"github.com/pgautomate/pgautomate/internal/dbtest"
+)
+
+// TestEntriesKeepTheirPlans: a session whose plans were made for empty tables lets
+// thousands of leads enter, end and move as quickly as any.
+func TestEntriesKeepTheirPlans(t *testing.T) {
+	t.Parallel()
+	db := dbtest.New(t)
+	conn, err := db.Pool.Acquire(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Release()
+	exec := func(sql string, args ...any) time.Duration {
+		t.Helper()
+		began := time.Now()
+		if _, err := conn.Exec(t.Context(), sql, args...); err != nil {
+			t.Fatalf("%s: %v", sql, err)
+		}
+		return time.Since(began)
+	}
+	// Plans are kept from the first on, as they are later anyway, and the server never learns how the tables grow.
+	exec(`SET plan_cache_mode = force_generic_plan`)
+	for _, table := range []string{"lead_stages", "lead_stage_actions", "lead_runs", "pipeline_stage_actions", "pipelines"} {
+		exec(`ALTER TABLE pgautomate.` + table + ` SET (autovacuum_enabled = false)`)
+	}
+	exec(`WITH p AS (INSERT INTO pgautomate.pipelines (organization_id, name) VALUES ('a', 'p') RETURNING id),
+		s AS (INSERT INTO pgautomate.pipeline_stages (pipeline_id, name) SELECT p.id, n FROM p, unnest('{one,two,none}'::text[]) n RETURNING id, name)
+		INSERT INTO pgautomate.pipeline_stage_actions (pipeline_stage_id, sequence_number, action_type) SELECT id, n, 'log' FROM s, generate_series(1, 2) n WHERE name <> 'none'`)
+	enter := func(stage string, first, n int) time.Duration {
+		t.Helper()
+		return exec(`INSERT INTO pgautomate.lead_stages (organization_id, lead_id, pipeline_stage_id)
+			SELECT 'a', g::text, s.id FROM pgautomate.pipeline_stages s, generate_series($2::integer + 1, $2::integer + $3::integer) g WHERE s.name = $1`, stage, first, n)
+	}
+	for i := range 3 {
+		enter("one", i, 1)
+		enter("two", i, 1)
+		enter("none", i, 1)
+	}
+	exec(`SELECT pgautomate.advance_lead_stages('{1}')`)
+	const leads = 8000
+	for what, took := range map[string]time.Duration{
+		"8,000 enter": enter("one", 10, leads),
+		"advance":     exec(`SELECT pgautomate.advance_lead_stages(ARRAY(SELECT id FROM pgautomate.lead_stages WHERE status = 'active'))`),
+		"8,000 move":  enter("two", 10, leads),
+		"into none":   enter("none", 10, leads),
+	} {
+		t.Logf("%s: %s", what, took)
+		if took > 10*time.Second {
+			t.Errorf("%s: %s", what, took)
+		}
+	}
+}
