@@ -24,7 +24,7 @@ func Again(ctx context.Context, do func() error) error {
 			return err
 		}
 		// Two that met once don't meet again at the same moment.
-		t := time.NewTimer(rand.N(time.Duration(try) * 50 * time.Millisecond))
+		t := time.NewTimer(rand.N(time.Duration(try) * 50 * time.Millisecond)) //nolint:gosec // spreads load, protects nothing
 		select {
 		case <-ctx.Done():
 			t.Stop()

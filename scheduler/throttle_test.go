@@ -225,30 +225,29 @@ func TestDealIsFair(t *testing.T) {
 	t.Parallel()
 	for _, weights := range [][]int{{1, 1, 1, 1, 1}, {3, 1}, {10, 1, 1, 1, 4}, {1, 100}} {
 		for _, room := range []int{1, 2, 7, 50, 400} {
-			type standing struct{ taker, place int }
 			rnd := rand.New(rand.NewPCG(1, 2)) //nolint:gosec // the same each time
 			var line []standing
 			got, credit := make([]int, len(weights)), make([]int, len(weights))
 			for i := range weights {
-				line = append(line, standing{taker: i})
+				line = append(line, i)
 			}
 			const wanted = 40_000
 			for given := 0; given < wanted; given += room {
 				// A claim takes at most as many lanes as it has room for, as LockLanes does.
 				head := line[:min(room, len(line))]
 				var takers []taker
-				for _, l := range head {
-					takers = append(takers, taker{weights[l.taker], credit[l.taker], Unlimited})
+				for _, who := range head {
+					takers = append(takers, taker{weights[who], credit[who], Unlimited})
 				}
 				takes, credits, waits := deal(room, takers, rnd.IntN)
-				var stay, served []standing
-				for i, l := range head {
-					got[l.taker] += takes[i]
-					credit[l.taker] = credits[i]
+				var stay, served []int
+				for i, who := range head {
+					got[who] += takes[i]
+					credit[who] = credits[i]
 					if waits[i] {
-						stay = append(stay, l)
+						stay = append(stay, who)
 					} else {
-						served = append(served, l)
+						served = append(served, who)
 					}
 				}
 				line = slices.Concat(stay, line[len(head):], served)
