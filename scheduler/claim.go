@@ -107,8 +107,8 @@ func (s *Scheduler) claim(ctx context.Context, room map[string]int, known []stri
 		defer cancel()
 	}
 	c := &claiming{s: s, room: room, here: here}
-	err = pgx.BeginTxFunc(ctx, s.Pool, asEngine, func(tx pgx.Tx) error {
-		c.q = dbq.New(tx)
+	err = inOneGo(ctx, s.Pool, asEngine, func(tx pgx.Tx, q *dbq.Queries) error {
+		c.q = q
 		keys, err := s.lockLanes(ctx, c.q, types, most, known, unknown)
 		if err != nil || len(keys) == 0 {
 			return err

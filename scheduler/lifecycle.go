@@ -148,8 +148,7 @@ func (l *Lifecycle) startBatch(ctx context.Context, ids []int64) ([]startAnswer,
 		index[id] = i // carriers of one action in one batch: the last one gets it
 	}
 	var rows []dbq.StartActionsRow
-	err := pgx.BeginTxFunc(ctx, l.pool, asEngine, func(tx pgx.Tx) error {
-		q := dbq.New(tx)
+	err := inOneGo(ctx, l.pool, asEngine, func(_ pgx.Tx, q *dbq.Queries) error {
 		var err error
 		if rows, err = q.StartActions(ctx, dbq.StartActionsParams{Ids: ids, WorkerID: l.worker}); err != nil {
 			return err
@@ -331,8 +330,7 @@ func (l *Lifecycle) finishBatch(ctx context.Context, batch []finish) ([]finishAn
 	var rows []dbq.FinishActionsRow
 	write := func(how pgx.TxOptions, plain, other []finish) error {
 		rows = nil
-		return pgx.BeginTxFunc(ctx, l.pool, how, func(tx pgx.Tx) error {
-			q := dbq.New(tx)
+		return inOneGo(ctx, l.pool, how, func(_ pgx.Tx, q *dbq.Queries) error {
 			if len(plain) > 0 {
 				completed, err := q.CompleteActions(ctx, completeParams(plain))
 				if err != nil {
