@@ -83,18 +83,46 @@ func earlier(a, b time.Time) time.Time {
 	return a
 }
 
-// grain is how many actions a lane gets in its turn, at least, when many lanes are due and there is room.
-const grain = 4
+// grain is how many actions a lane is to get in its turn, when many lanes are due: fewer lanes cost less. It follows
+// what lanes have, so that room isn't left.
+type grain int
+
+const mostGrain = 4
+
+// lanes is how many lanes a claim takes for so much room.
+func (g grain) lanes(room int) int {
+	n := int(max(g, 1))
+	return (room + n - 1) / n
+}
+
+// follow adapts to a claim that took so many lanes, of so many at most, and filled so much of the room.
+func (g grain) follow(room, most, lanes, claimed int) grain {
+	g = max(g, 1)
+	switch {
+	case claimed*4 >= room*3 && lanes > 1:
+		return min(g*2, mostGrain)
+	case lanes >= most && claimed*4 < room*3:
+		return max(g/2, 1)
+	}
+	return g
+}
 
 // claim takes what is due and has room, once, and returns how many actions that were: for this process's own workers
 // when here is set, which start at once; else they are queued for those of other processes.
 func (s *Scheduler) claim(ctx context.Context, room map[string]int, known []string, unknown, here bool) (claimed int, err error) {
 	var types []string
 	var most []int64
+	all, mostLanes := 0, 0
+	g := &s.grainThere
+	if here {
+		g = &s.grainHere
+	}
 	for t, n := range room {
 		if n > 0 {
 			// Never more lanes than there is room for: each gets something, none loses its place.
-			types, most = append(types, t), append(most, int64(min((n+grain-1)/grain, s.LanesPerClaim)))
+			lanes := min(g.lanes(n), s.LanesPerClaim)
+			types, most = append(types, t), append(most, int64(lanes))
+			all, mostLanes = all+n, mostLanes+lanes
 		}
 	}
 	if len(types) == 0 && !unknown {
@@ -107,10 +135,11 @@ func (s *Scheduler) claim(ctx context.Context, room map[string]int, known []stri
 		defer cancel()
 	}
 	c := &claiming{s: s, room: room, here: here}
+	lanes := 0
 	err = inOneGo(ctx, s.Pool, asEngine, func(tx pgx.Tx, q *dbq.Queries) error {
 		c.q = q
 		keys, err := s.lockLanes(ctx, c.q, types, most, known, unknown)
-		if err != nil || len(keys) == 0 {
+		if lanes = len(keys); err != nil || lanes == 0 {
 			return err
 		}
 		if c.lanes, err = s.heads(ctx, c.q, keys); err != nil {
@@ -140,6 +169,7 @@ func (s *Scheduler) claim(ctx context.Context, room map[string]int, known []stri
 	if err != nil {
 		return 0, err
 	}
+	*g = g.follow(all, mostLanes, lanes, c.claimed)
 	if c.claimed > 0 {
 		failpoint.Hit("claim-after-commit")
 	}

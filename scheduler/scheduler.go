@@ -56,8 +56,9 @@ type Scheduler struct {
 	wake chan struct{}
 	// weights are those of organizations that have another than 1, at most a second
 	// old; credits are what is left of turns that were cut short.
-	weights map[string]int
-	credits map[laneKey]int
+	weights               map[string]int
+	credits               map[laneKey]int
+	grainHere, grainThere grain
 	// unknownAt is when actions were last looked for whose type nobody knows.
 	unknownAt time.Time
 }

@@ -358,3 +358,27 @@ func TestBatcher(t *testing.T) {
 		t.Errorf("batches of %v, want at most 10", sizes)
 	}
 }
+
+// A claim takes few lanes as long as each of them has enough, and as many as it has room for when they have little.
+func TestGrain(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct{ due, want int }{{1, 1}, {2, 2}, {3, 4}, {4, 4}, {100, 4}} {
+		var g grain
+		const room = 200
+		for range 10 {
+			most := g.lanes(room)
+			if most > room {
+				t.Fatalf("%d lanes for room for %d", most, room)
+			}
+			claimed := min(most*c.due, room) // lanes enough, each with so many due
+			g = g.follow(room, most, most, claimed)
+		}
+		// It may go to and fro between two; the lower one fills the room.
+		if low := min(g, g.follow(room, g.lanes(room), g.lanes(room), min(g.lanes(room)*c.due, room))); int(low) > c.want {
+			t.Errorf("%d due in each: %d in a turn, want at most %d", c.due, low, c.want)
+		}
+	}
+	if g := grain(4).follow(200, 50, 3, 9); g != 4 {
+		t.Errorf("few lanes are due: %d", g)
+	}
+}
