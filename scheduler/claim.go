@@ -86,6 +86,9 @@ func earlier(a, b time.Time) time.Time {
 // grain is how many actions a lane gets in its turn, at least, when many lanes are due and there is room.
 const grain = 4
 
+// lanesFor is how many lanes a claim locks for so much room.
+func (s *Scheduler) lanesFor(room int) int { return min((room+grain-1)/grain, s.LanesPerClaim) }
+
 // claim takes what is due and has room, once, and returns how many actions that were: for this process's own workers
 // when here is set, which start at once; else they are queued for those of other processes.
 func (s *Scheduler) claim(ctx context.Context, room map[string]int, known []string, unknown, here bool) (claimed int, err error) {
@@ -94,7 +97,7 @@ func (s *Scheduler) claim(ctx context.Context, room map[string]int, known []stri
 	for t, n := range room {
 		if n > 0 {
 			// Never more lanes than there is room for: each gets something, none loses its place.
-			types, most = append(types, t), append(most, int64(min((n+grain-1)/grain, s.LanesPerClaim)))
+			types, most = append(types, t), append(most, int64(s.lanesFor(n)))
 		}
 	}
 	if len(types) == 0 && !unknown {
@@ -290,7 +293,7 @@ func (c *claiming) take(ctx context.Context, keys []laneKey) error {
 				}
 			}
 		}
-		takes, credits, wait := deal(left, takers, rand.IntN)
+		takes, credits, wait := deal(left, takers, c.crowded(actionType, keys), rand.IntN)
 		for i, l := range placed[actionType] {
 			if takes[i] > 0 {
 				due.add(l.laneKey, takes[i])
@@ -303,6 +306,17 @@ func (c *claiming) take(ctx context.Context, keys []laneKey) error {
 		}
 	}
 	return c.takeDue(ctx, due)
+}
+
+// crowded says whether more lanes of a type may be due than the claim has locked.
+func (c *claiming) crowded(actionType string, keys []laneKey) bool {
+	locked := 0
+	for _, k := range keys {
+		if k.actionType == actionType {
+			locked++
+		}
+	}
+	return locked >= c.s.lanesFor(c.roomFor(actionType))
 }
 
 func (c *claiming) takeTimers(ctx context.Context, p picks) error {

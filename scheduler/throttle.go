@@ -92,8 +92,10 @@ type taker struct {
 // everybody's turn, who is cut short keeps his place with what is left of his turn as
 // credit, and those behind him keep theirs. So whatever the room of a single claim,
 // over time each gets in proportion to its weight what it wants and there is.
-// random gives a number from 0 to n-1.
-func deal(room int, line []taker, random func(n int) int) (takes, credits []int, waits []bool) {
+// Where others may stand in line behind those that are given (crowded), a turn is grain
+// times the weight, so that whoever comes to have a claim for itself doesn't get more for
+// it. random gives a number from 0 to n-1.
+func deal(room int, line []taker, crowded bool, random func(n int) int) (takes, credits []int, waits []bool) {
 	takes, credits, waits = make([]int, len(line)), make([]int, len(line)), make([]bool, len(line))
 	weights := 0
 	for _, t := range line {
@@ -105,6 +107,9 @@ func deal(room int, line []taker, random func(n int) int) (takes, credits []int,
 		return takes, credits, waits
 	}
 	rounds := max(1, room/weights)
+	if crowded {
+		rounds = grain
+	}
 	for i, t := range line {
 		turn := t.weight * rounds
 		if t.credit > 0 {
@@ -117,7 +122,7 @@ func deal(room int, line []taker, random func(n int) int) (takes, credits []int,
 			credits[i], waits[i] = turn-takes[i], true
 		}
 	}
-	for ; room > 0; room-- {
+	for ; room > 0 && !crowded; room-- { // else the next claim, at once, gives it to those behind
 		weights = 0
 		for i, t := range line {
 			if takes[i] < t.want {
