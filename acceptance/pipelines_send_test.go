@@ -22,7 +22,7 @@ func TestSends(t *testing.T) {
 	})
 	host := strings.TrimPrefix(web.URL, "http://")
 	for _, i := range []struct{ org, identifier, provider, channel, credentials, more string }{
-		{"a", "second", "generic-sms", "sms", `{"baseUrl": "` + web.URL + `/wrong"}`, "true, false, 0"},
+		{"a", "second", "generic-sms", "sms", `{"baseUrl": "` + web.URL + `/wrong"}`, "false, false, 0"},
 		{"a", "first", "generic-sms", "sms", `{"baseUrl": "` + web.URL + `/sms", "from": "Acme"}`, "true, true, 9"},
 		{"a", "off", "generic-sms", "push", `{"url": "generic://` + host + `/wrong?disabletls=yes"}`, "false, false, 0"},
 		{"a", "on", "any", "push", `{"url": "generic://` + host + `/push?disabletls=yes"}`, "true, false, 1"},

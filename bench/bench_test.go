@@ -68,7 +68,7 @@ var tiny = scale{
 	triggers: 300, organizations: 100, whale: 200, matching: 5 * time.Millisecond, reps: 1,
 	rows: 2000, batches: 1000, singles: 200, fires: 1000, perTx: 100,
 	pace: 200, phase: 300 * time.Millisecond, leads: 1000, workers: 20, steady: 400 * time.Millisecond,
-	claim: 200, fewParked: 100, parked: 500, finished: 1000,
+	claim: 800, fewParked: 100, parked: 500, finished: 1000,
 	importingOrgs: 5, imported: 100, importLimit: 20, importPer: "1 second", importAfter: 500 * time.Millisecond,
 	members: 2000, edits: 2, large: 1000,
 }

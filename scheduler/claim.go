@@ -89,11 +89,14 @@ type grain int
 
 const mostGrain = 4
 
-// lanes is how many lanes a claim takes for so much room.
+// lanes is how many lanes a claim locks for so much room.
 func (g grain) lanes(room int) int {
-	n := int(max(g, 1))
+	n := g.turn()
 	return (room + n - 1) / n
 }
+
+// turn is how many actions a lane of weight 1 gets in its turn.
+func (g grain) turn() int { return int(max(g, 1)) }
 
 // follow adapts to a claim that took so many lanes, of so many at most, and filled so much of the room.
 func (g grain) follow(room, most, lanes, claimed int) grain {
@@ -134,7 +137,7 @@ func (s *Scheduler) claim(ctx context.Context, room map[string]int, known []stri
 		ctx, cancel = context.WithTimeout(context.WithoutCancel(ctx), batchTime)
 		defer cancel()
 	}
-	c := &claiming{s: s, room: room, here: here}
+	c := &claiming{s: s, room: room, here: here, grain: *g}
 	lanes := 0
 	err = inOneGo(ctx, s.Pool, asEngine, func(tx pgx.Tx, q *dbq.Queries) error {
 		c.q = q
@@ -236,6 +239,7 @@ type claiming struct {
 	lanes map[laneKey]*lane
 	room  map[string]int
 	here  bool
+	grain grain
 
 	waits    map[laneKey]bool  // lanes for whose turn there was no room
 	starts   map[budgetKey]int // taken of each budget
@@ -320,7 +324,11 @@ func (c *claiming) take(ctx context.Context, keys []laneKey) error {
 				}
 			}
 		}
-		takes, credits, wait := deal(left, takers, rand.IntN)
+		turn := 0
+		if c.crowded(actionType, keys) {
+			turn = c.grain.turn()
+		}
+		takes, credits, wait := deal(left, takers, turn, rand.IntN)
 		for i, l := range placed[actionType] {
 			if takes[i] > 0 {
 				due.add(l.laneKey, takes[i])
@@ -333,6 +341,17 @@ func (c *claiming) take(ctx context.Context, keys []laneKey) error {
 		}
 	}
 	return c.takeDue(ctx, due)
+}
+
+// crowded says whether more lanes of a type may be due than the claim has locked.
+func (c *claiming) crowded(actionType string, keys []laneKey) bool {
+	locked := 0
+	for _, k := range keys {
+		if k.actionType == actionType {
+			locked++
+		}
+	}
+	return locked >= min(c.grain.lanes(c.roomFor(actionType)), c.s.LanesPerClaim)
 }
 
 func (c *claiming) takeTimers(ctx context.Context, p picks) error {

@@ -92,8 +92,10 @@ type taker struct {
 // everybody's turn, who is cut short keeps his place with what is left of his turn as
 // credit, and those behind him keep theirs. So whatever the room of a single claim,
 // over time each gets in proportion to its weight what it wants and there is.
-// random gives a number from 0 to n-1.
-func deal(room int, line []taker, random func(n int) int) (takes, credits []int, waits []bool) {
+// Where others may stand in line behind those that are given, turn says how many times the
+// weight a turn is, so that whoever comes to have a claim for itself doesn't get more for
+// it; else it is 0. random gives a number from 0 to n-1.
+func deal(room int, line []taker, turn int, random func(n int) int) (takes, credits []int, waits []bool) {
 	takes, credits, waits = make([]int, len(line)), make([]int, len(line)), make([]bool, len(line))
 	weights := 0
 	for _, t := range line {
@@ -105,19 +107,23 @@ func deal(room int, line []taker, random func(n int) int) (takes, credits []int,
 		return takes, credits, waits
 	}
 	rounds := max(1, room/weights)
+	crowded := turn > 0
+	if crowded {
+		rounds = turn
+	}
 	for i, t := range line {
-		turn := t.weight * rounds
+		own := t.weight * rounds
 		if t.credit > 0 {
-			turn = t.credit
+			own = t.credit
 		}
-		turn = min(turn, t.want)
-		takes[i] = min(turn, max(room, 0))
+		own = min(own, t.want)
+		takes[i] = min(own, max(room, 0))
 		room -= takes[i]
-		if takes[i] < turn {
-			credits[i], waits[i] = turn-takes[i], true
+		if takes[i] < own {
+			credits[i], waits[i] = own-takes[i], true
 		}
 	}
-	for ; room > 0; room-- {
+	for ; room > 0 && !crowded; room-- { // else the next claim, at once, gives it to those behind
 		weights = 0
 		for i, t := range line {
 			if takes[i] < t.want {

@@ -180,7 +180,7 @@ func TestDeal(t *testing.T) {
 				want: rapid.SampledFrom([]int{1, 3, 50, Unlimited}).Draw(t, "want"),
 			}
 		}), 0, 300).Draw(t, "line")
-		takes, credits, waits := deal(room, line, func(n int) int { return rapid.IntRange(0, n-1).Draw(t, "lot") })
+		takes, credits, waits := deal(room, line, 0, func(n int) int { return rapid.IntRange(0, n-1).Draw(t, "lot") })
 		given, wanted, weights, cut := 0, false, 0, false
 		for i, n := range takes {
 			given += n
@@ -234,12 +234,17 @@ func TestDealIsFair(t *testing.T) {
 			const wanted = 40_000
 			for given := 0; given < wanted; given += room {
 				// A claim takes at most as many lanes as it has room for, as LockLanes does.
-				head := line[:min(room, len(line))]
+				most := grain(mostGrain).lanes(room)
+				head := line[:min(most, len(line))]
 				var takers []taker
 				for _, who := range head {
 					takers = append(takers, taker{weights[who], credit[who], Unlimited})
 				}
-				takes, credits, waits := deal(room, takers, rnd.IntN)
+				turn := 0
+				if len(head) == most {
+					turn = mostGrain
+				}
+				takes, credits, waits := deal(room, takers, turn, rnd.IntN)
 				var stay, served []int
 				for i, who := range head {
 					got[who] += takes[i]
