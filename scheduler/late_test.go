@@ -48,7 +48,7 @@ func TestInOneGo(t *testing.T) {
 			_, err := tx.Exec(ctx, `CREATE TABLE one (id int UNIQUE DEFERRABLE INITIALLY DEFERRED); INSERT INTO one VALUES (1), (1)`)
 			return errors.Join(err, beat(q, 4, "{}"))
 		}, false},
-		{"a statement failed, and f says nothing", func(tx pgx.Tx, q *dbq.Queries) error {
+		{"a statement failed, and f says nothing", func(tx pgx.Tx, _ *dbq.Queries) error {
 			_, _ = tx.Exec(ctx, `SELECT 1 / 0`)
 			return nil
 		}, false},
