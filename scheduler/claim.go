@@ -84,10 +84,36 @@ func earlier(a, b time.Time) time.Time {
 }
 
 // grain is how many actions a lane is to get in its turn, when many lanes are due: fewer lanes cost less. It follows
-// what lanes have, so that room isn't left.
+// what lanes have, so that room isn't left; and how fast claims come, so that nobody waits longer for his turn:
+// turnsPerSecond lanes have theirs within a second, as long as there is room for that at all.
 type grain int
 
-const mostGrain = 4
+const (
+	mostGrain      = 16
+	turnsPerSecond = 400
+)
+
+// pace is the grain of a type, and what it comes from.
+type pace struct {
+	grain
+
+	since   time.Time // claimed counts from then on
+	claimed int
+	most    grain // that turnsPerSecond allows
+}
+
+// paceOver is how long claims are counted for a pace.
+const paceOver = 50 * time.Millisecond
+
+// follow learns from a claim.
+func (p *pace) follow(now time.Time, room, most, lanes, claimed int) {
+	p.claimed += claimed
+	if took := now.Sub(p.since); took >= paceOver {
+		p.most = min(grain(float64(p.claimed)/took.Seconds()/turnsPerSecond), mostGrain)
+		p.since, p.claimed = now, 0
+	}
+	p.grain = max(1, min(p.grain.follow(room, most, lanes, claimed), p.most))
+}
 
 // lanes is how many lanes a claim locks for so much room.
 func (g grain) lanes(room int) int {
@@ -115,17 +141,10 @@ func (g grain) follow(room, most, lanes, claimed int) grain {
 func (s *Scheduler) claim(ctx context.Context, room map[string]int, known []string, unknown, here bool) (claimed int, err error) {
 	var types []string
 	var most []int64
-	all, mostLanes := 0, 0
-	g := &s.grainThere
-	if here {
-		g = &s.grainHere
-	}
 	for t, n := range room {
 		if n > 0 {
 			// Never more lanes than there is room for: each gets something, none loses its place.
-			lanes := min(g.lanes(n), s.LanesPerClaim)
-			types, most = append(types, t), append(most, int64(lanes))
-			all, mostLanes = all+n, mostLanes+lanes
+			types, most = append(types, t), append(most, int64(min(s.grain(t).lanes(n), s.LanesPerClaim)))
 		}
 	}
 	if len(types) == 0 && !unknown {
@@ -137,12 +156,12 @@ func (s *Scheduler) claim(ctx context.Context, room map[string]int, known []stri
 		ctx, cancel = context.WithTimeout(context.WithoutCancel(ctx), batchTime)
 		defer cancel()
 	}
-	c := &claiming{s: s, room: room, here: here, grain: *g}
-	lanes := 0
+	c := &claiming{s: s, room: room, here: here}
+	var keys []laneKey
 	err = inOneGo(ctx, s.Pool, asEngine, func(tx pgx.Tx, q *dbq.Queries) error {
 		c.q = q
-		keys, err := s.lockLanes(ctx, c.q, types, most, known, unknown)
-		if lanes = len(keys); err != nil || lanes == 0 {
+		var err error
+		if keys, err = s.lockLanes(ctx, c.q, types, most, known, unknown); err != nil || len(keys) == 0 {
 			return err
 		}
 		if c.lanes, err = s.heads(ctx, c.q, keys); err != nil {
@@ -172,7 +191,7 @@ func (s *Scheduler) claim(ctx context.Context, room map[string]int, known []stri
 	if err != nil {
 		return 0, err
 	}
-	*g = g.follow(all, mostLanes, lanes, c.claimed)
+	c.keepPace(keys)
 	if c.claimed > 0 {
 		failpoint.Hit("claim-after-commit")
 	}
@@ -239,14 +258,14 @@ type claiming struct {
 	lanes map[laneKey]*lane
 	room  map[string]int
 	here  bool
-	grain grain
 
-	waits    map[laneKey]bool  // lanes for whose turn there was no room
-	starts   map[budgetKey]int // taken of each budget
-	timers   map[budgetKey]int
-	claimed  int
-	carriers []river.InsertManyParams
-	started  []dbq.StartActionsRow
+	waits     map[laneKey]bool  // lanes for whose turn there was no room
+	starts    map[budgetKey]int // taken of each budget
+	timers    map[budgetKey]int
+	claimed   int
+	claimedOf map[string]int // types
+	carriers  []river.InsertManyParams
+	started   []dbq.StartActionsRow
 }
 
 // picks are lanes, and how many actions of each are to be taken.
@@ -269,6 +288,7 @@ func (c *claiming) roomFor(actionType string) int {
 
 // take shares the room of each type among its lanes, in the order of keys, and claims.
 func (c *claiming) take(ctx context.Context, keys []laneKey) error {
+	c.claimedOf = map[string]int{}
 	c.waits, c.starts, c.timers = map[laneKey]bool{}, map[budgetKey]int{}, map[budgetKey]int{}
 	taken := map[budgetKey]int{}
 	resumed := map[string]int{}  // timers of each type
@@ -326,7 +346,7 @@ func (c *claiming) take(ctx context.Context, keys []laneKey) error {
 		}
 		turn := 0
 		if c.crowded(actionType, keys) {
-			turn = c.grain.turn()
+			turn = c.s.grain(actionType).turn()
 		}
 		takes, credits, wait := deal(left, takers, turn, rand.IntN)
 		for i, l := range placed[actionType] {
@@ -351,7 +371,34 @@ func (c *claiming) crowded(actionType string, keys []laneKey) bool {
 			locked++
 		}
 	}
-	return locked >= min(c.grain.lanes(c.roomFor(actionType)), c.s.LanesPerClaim)
+	return locked >= min(c.s.grain(actionType).lanes(c.roomFor(actionType)), c.s.LanesPerClaim)
+}
+
+func (s *Scheduler) grain(actionType string) grain {
+	if p := s.paces[actionType]; p != nil {
+		return p.grain
+	}
+	return 1
+}
+
+// keepPace learns from a claim how much lanes of each type have.
+func (c *claiming) keepPace(keys []laneKey) {
+	locked := map[string]int{}
+	for _, k := range keys {
+		locked[k.actionType]++
+	}
+	for actionType, lanes := range locked {
+		room, known := c.room[actionType]
+		if !known {
+			continue
+		}
+		p := c.s.paces[actionType]
+		if p == nil {
+			p = &pace{since: time.Now()}
+			c.s.paces[actionType] = p
+		}
+		p.follow(time.Now(), room, min(p.lanes(room), c.s.LanesPerClaim), lanes, c.claimedOf[actionType])
+	}
 }
 
 func (c *claiming) takeTimers(ctx context.Context, p picks) error {
@@ -410,6 +457,7 @@ func (c *claiming) takeDue(ctx context.Context, p picks) error {
 
 func (c *claiming) count(k laneKey, of map[budgetKey]int) {
 	c.claimed++
+	c.claimedOf[k.actionType]++
 	if l := c.lanes[k]; l != nil {
 		of[budgetKey{k.organization, l.Budget}]++
 	}

@@ -56,9 +56,9 @@ type Scheduler struct {
 	wake chan struct{}
 	// weights are those of organizations that have another than 1, at most a second
 	// old; credits are what is left of turns that were cut short.
-	weights               map[string]int
-	credits               map[laneKey]int
-	grainHere, grainThere grain
+	weights map[string]int
+	credits map[laneKey]int
+	paces   map[string]*pace // of action types
 	// unknownAt is when actions were last looked for whose type nobody knows.
 	unknownAt time.Time
 }
@@ -107,6 +107,7 @@ func (s *Scheduler) Init() {
 		s.ReplyRetention = 30 * 24 * time.Hour
 	}
 	s.wake = make(chan struct{}, 1)
+	s.paces = map[string]*pace{}
 	s.credits = map[laneKey]int{}
 }
 

@@ -231,8 +231,8 @@ func TestDealIsFair(t *testing.T) {
 			for i := range weights {
 				line = append(line, i)
 			}
-			const wanted = 40_000
-			for given := 0; given < wanted; given += room {
+			const wanted = 100_000
+			for given := 0; given < wanted; {
 				// A claim takes at most as many lanes as it has room for, as LockLanes does.
 				most := grain(mostGrain).lanes(room)
 				head := line[:min(most, len(line))]
@@ -248,6 +248,7 @@ func TestDealIsFair(t *testing.T) {
 				var stay, served []int
 				for i, who := range head {
 					got[who] += takes[i]
+					given += takes[i] // what is left of the room is the next claim's
 					credit[who] = credits[i]
 					if waits[i] {
 						stay = append(stay, who)
@@ -367,7 +368,7 @@ func TestBatcher(t *testing.T) {
 // A claim takes few lanes as long as each of them has enough, and as many as it has room for when they have little.
 func TestGrain(t *testing.T) {
 	t.Parallel()
-	for _, c := range []struct{ due, want int }{{1, 1}, {2, 2}, {3, 4}, {4, 4}, {100, 4}} {
+	for _, c := range []struct{ due, want int }{{1, 1}, {2, 2}, {3, 4}, {4, 4}, {8, 8}, {100, mostGrain}} {
 		var g grain
 		const room = 200
 		for range 10 {
@@ -385,5 +386,29 @@ func TestGrain(t *testing.T) {
 	}
 	if g := grain(4).follow(200, 50, 3, 9); g != 4 {
 		t.Errorf("few lanes are due: %d", g)
+	}
+}
+
+// Where actions come slowly, turns are short: nobody waits long for his.
+func TestPace(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		perSecond int
+		want      grain
+	}{{10, 1}, {300, 1}, {1000, 2}, {4000, 10}, {20_000, mostGrain}} {
+		now := time.Date(2028, 3, 1, 12, 0, 0, 0, time.UTC)
+		p := pace{since: now}
+		for range 200 {
+			now = now.Add(10 * time.Millisecond)
+			claimed := max(1, c.perSecond/100)
+			room := claimed // it is filled
+			if c.perSecond < 100 {
+				now = now.Add(time.Second/time.Duration(c.perSecond) - 10*time.Millisecond)
+			}
+			p.follow(now, room, 1000, 1000, claimed)
+		}
+		if p.grain != c.want {
+			t.Errorf("%d a second: %d in a turn, want %d", c.perSecond, p.grain, c.want)
+		}
 	}
 }
