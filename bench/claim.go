@@ -119,17 +119,23 @@ func (r *run) scheduler(d *database) (*parked, error) {
 	return &parked{d, s}, nil
 }
 
-// claim makes actions due and gives the milliseconds of the round that claims them.
+// claim makes actions due and gives the milliseconds of the rounds that claim them.
 func (p *parked) claim(ctx context.Context, r *run, first int) (float64, error) {
 	if err := p.d.exec(ctx, "make_due", r.claim, claimed, first); err != nil {
 		return 0, err
 	}
 	began := time.Now()
-	n, err := p.s.Round(ctx, map[string]int64{"log": int64(float64(r.claim) / p.s.Ahead)})
-	took := millis(time.Since(began))
-	if err != nil {
-		return 0, err
+	n := 0
+	for n < r.claim {
+		more, err := p.s.Round(ctx, map[string]int64{"log": int64(float64(r.claim) / p.s.Ahead)})
+		if err != nil {
+			return 0, err
+		}
+		if n += more; more == 0 {
+			break
+		}
 	}
+	took := millis(time.Since(began))
 	if n != r.claim {
 		return 0, fmt.Errorf("%d of %d actions were claimed", n, r.claim)
 	}

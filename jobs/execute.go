@@ -40,7 +40,7 @@ type Started struct {
 	Fence  int64 // proves, when the outcome is written, that it still does
 	// FiringAt is the committed_at of the action's firing.
 	FiringAt time.Time
-	// Taken is when, by this process's monotonic clock.
+	// Taken is when, by this process's monotonic clock; not later than Action.Now.
 	Taken time.Time
 	// WaitingSince is when the action first found its lead's row missing; zero: not.
 	WaitingSince time.Time

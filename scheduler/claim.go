@@ -158,6 +158,7 @@ func (s *Scheduler) claim(ctx context.Context, room map[string]int, known []stri
 	}
 	c := &claiming{s: s, room: room, here: here}
 	var keys []laneKey
+	began := time.Now() // not after the database's now()
 	err = inOneGo(ctx, s.Pool, asEngine, func(tx pgx.Tx, q *dbq.Queries) error {
 		c.q = q
 		var err error
@@ -196,7 +197,7 @@ func (s *Scheduler) claim(ctx context.Context, room map[string]int, known []stri
 		failpoint.Hit("claim-after-commit")
 	}
 	if len(c.started) > 0 {
-		s.Here.Run(s.Lifecycle.take(c.started))
+		s.Here.Run(s.Lifecycle.take(c.started, began))
 	}
 	return c.claimed, nil
 }

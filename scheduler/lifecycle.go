@@ -148,6 +148,7 @@ func (l *Lifecycle) startBatch(ctx context.Context, ids []int64) ([]startAnswer,
 		index[id] = i // carriers of one action in one batch: the last one gets it
 	}
 	var rows []dbq.StartActionsRow
+	began := time.Now()
 	err := inOneGo(ctx, l.pool, asEngine, func(_ pgx.Tx, q *dbq.Queries) error {
 		var err error
 		if rows, err = q.StartActions(ctx, dbq.StartActionsParams{Ids: ids, WorkerID: l.worker}); err != nil {
@@ -163,7 +164,7 @@ func (l *Lifecycle) startBatch(ctx context.Context, ids []int64) ([]startAnswer,
 		return nil, fmt.Errorf("start: %w", err)
 	}
 	failpoint.Hit("start-after-commit")
-	for _, s := range l.take(rows) {
+	for _, s := range l.take(rows, began) {
 		answers[index[s.Action.ID]].started = s
 	}
 	if len(rows) < len(index) {
@@ -172,10 +173,9 @@ func (l *Lifecycle) startBatch(ctx context.Context, ids []int64) ([]startAnswer,
 	return answers, nil
 }
 
-// take makes what was started this process's.
-func (l *Lifecycle) take(rows []dbq.StartActionsRow) []*jobs.Started {
+// take makes what was started this process's. taken is when, not later than the database's now().
+func (l *Lifecycle) take(rows []dbq.StartActionsRow, taken time.Time) []*jobs.Started {
 	l.hold(rows)
-	taken := time.Now()
 	all := make([]*jobs.Started, len(rows))
 	for i := range rows {
 		s := l.started(&rows[i], taken)
