@@ -127,11 +127,11 @@ func (p *parked) claim(ctx context.Context, r *run, first int) (float64, error) 
 	began := time.Now()
 	n := 0
 	for n < r.claim {
-		more, err := p.s.Round(ctx, map[string]int64{"log": int64(float64(r.claim) / p.s.Ahead)})
+		round, err := p.s.Round(ctx, map[string]int64{"log": int64(float64(r.claim) / p.s.Ahead)})
 		if err != nil {
 			return 0, err
 		}
-		if n += more; more == 0 {
+		if n += round.Actions; !round.More {
 			break
 		}
 	}

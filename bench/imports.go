@@ -145,7 +145,10 @@ func (r *run) claimAmongImported(ctx context.Context, large *database) error {
 	}
 	var schedulers []*parked
 	for _, d := range []*database{small, large} {
-		// All that a limit allows has started: what is parked stays so.
+		// All that a limit allows has started, and all without a limit is done: what is parked stays so.
+		if err := d.exec(ctx, "end_unlimited", r.importingOrgs); err != nil {
+			return err
+		}
 		for _, name := range []string{"end_queued", "forget_starts"} {
 			if err := d.exec(ctx, name); err != nil {
 				return err

@@ -136,9 +136,9 @@ func (g grain) follow(room, most, lanes, claimed int) grain {
 	return g
 }
 
-// claim takes what is due and has room, once, and returns how many actions that were: for this process's own workers
-// when here is set, which start at once; else they are queued for those of other processes.
-func (s *Scheduler) claim(ctx context.Context, room map[string]int, known []string, unknown, here bool) (claimed int, err error) {
+// claim takes what is due and has room, once: for this process's own workers when here is set, which start at once; else
+// it is queued for those of other processes.
+func (s *Scheduler) claim(ctx context.Context, room map[string]int, known []string, unknown, here bool) (Claimed, error) {
 	var types []string
 	var most []int64
 	for t, n := range room {
@@ -148,7 +148,7 @@ func (s *Scheduler) claim(ctx context.Context, room map[string]int, known []stri
 		}
 	}
 	if len(types) == 0 && !unknown {
-		return 0, nil
+		return Claimed{}, nil
 	}
 	if here {
 		// What is started is run, whatever becomes of ctx meanwhile.
@@ -159,7 +159,7 @@ func (s *Scheduler) claim(ctx context.Context, room map[string]int, known []stri
 	c := &claiming{s: s, room: room, here: here}
 	var keys []laneKey
 	began := time.Now() // not after the database's now()
-	err = inOneGo(ctx, s.Pool, asEngine, func(tx pgx.Tx, q *dbq.Queries) error {
+	err := inOneGo(ctx, s.Pool, asEngine, func(tx pgx.Tx, q *dbq.Queries) error {
 		c.q = q
 		var err error
 		if keys, err = s.lockLanes(ctx, c.q, types, most, known, unknown); err != nil || len(keys) == 0 {
@@ -190,8 +190,9 @@ func (s *Scheduler) claim(ctx context.Context, room map[string]int, known []stri
 		return nil
 	})
 	if err != nil {
-		return 0, err
+		return Claimed{}, err
 	}
+	more := c.more(keys)
 	c.keepPace(keys)
 	if c.claimed > 0 {
 		failpoint.Hit("claim-after-commit")
@@ -199,7 +200,20 @@ func (s *Scheduler) claim(ctx context.Context, room map[string]int, known []stri
 	if len(c.started) > 0 {
 		s.Here.Run(s.Lifecycle.take(c.started, began))
 	}
-	return c.claimed, nil
+	return Claimed{Actions: c.claimed, More: more}, nil
+}
+
+// Claimed is what a claim did.
+type Claimed struct {
+	Actions int
+	// More may be had by another at once.
+	More bool
+}
+
+// more says whether another claim is worth while: this one took something, or all the lanes that it asked for and sent
+// some of them away, so that others come to the front.
+func (c *claiming) more(keys []laneKey) bool {
+	return c.claimed > 0 || c.moved > 0 && slices.ContainsFunc(keys, func(k laneKey) bool { return c.crowded(k.actionType, keys) })
 }
 
 func (s *Scheduler) lockLanes(ctx context.Context, q *dbq.Queries, types []string, most []int64, known []string, unknown bool) ([]laneKey, error) {
@@ -263,6 +277,7 @@ type claiming struct {
 	waits     map[laneKey]bool  // lanes for whose turn there was no room
 	starts    map[budgetKey]int // taken of each budget
 	timers    map[budgetKey]int
+	moved     int // lanes that are looked at later
 	claimed   int
 	claimedOf map[string]int // types
 	carriers  []river.InsertManyParams
@@ -513,7 +528,9 @@ func (c *claiming) setLanes(ctx context.Context, keys []laneKey) error {
 			} else {
 				left.Queued = l.Queued + starts + timers
 			}
-			next = left.nextAt(c.s)
+			if next = left.nextAt(c.s); next.After(l.Now) {
+				c.moved++
+			}
 		}
 		p.OrganizationIds, p.ActionTypes, p.NextAts = append(p.OrganizationIds, k.organization), append(p.ActionTypes, k.actionType), append(p.NextAts, next)
 	}

@@ -205,7 +205,7 @@ func TestNoQueryReadsMoreThanIsDue(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if claimed == 0 {
+			if claimed.Actions == 0 {
 				return
 			}
 		}

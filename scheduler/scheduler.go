@@ -145,9 +145,9 @@ func (s *Scheduler) Run(ctx context.Context) error {
 			}
 		}
 		if err == nil {
-			var claimed int
+			var claimed Claimed
 			claimed, err = s.Round(ctx, capacity)
-			busy = claimed > 0
+			busy = claimed.More
 		}
 		wait := s.Poll
 		switch {
@@ -177,31 +177,31 @@ func (s *Scheduler) Run(ctx context.Context) error {
 	}
 }
 
-// Round does one round for workers of the capacity that is given, by type, and says how
-// many actions it claimed. Run does this over and over; call it instead of Run, not beside it.
-func (s *Scheduler) Round(ctx context.Context, capacity map[string]int64) (int, error) {
+// Round does one round for workers of the capacity that is given, by type. Run does this over and over; call it instead
+// of Run, not beside it.
+func (s *Scheduler) Round(ctx context.Context, capacity map[string]int64) (Claimed, error) {
 	q := dbq.New(s.Pool)
 	due, err := q.AnythingDue(ctx)
 	if err != nil {
-		return 0, fmt.Errorf("signals: %w", err)
+		return Claimed{}, fmt.Errorf("signals: %w", err)
 	}
 	if due.Signals {
 		if _, err := q.MergeSignals(ctx, 50_000); err != nil {
-			return 0, fmt.Errorf("signals: %w", err)
+			return Claimed{}, fmt.Errorf("signals: %w", err)
 		}
 		failpoint.Hit("signals-merged")
 	}
 	if due.Stalled {
 		if err := s.Lifecycle.advanceStalled(ctx); err != nil {
-			return 0, err
+			return Claimed{}, err
 		}
 	}
 	if due.StalledNotifications {
 		if err := s.Lifecycle.advanceStalledNotifications(ctx); err != nil {
-			return 0, err
+			return Claimed{}, err
 		}
 	}
-	here := 0
+	var here Claimed
 	if s.Here != nil {
 		if here, err = s.claim(ctx, s.Here.Free(), nil, false, true); err != nil {
 			return here, err
@@ -221,7 +221,7 @@ func (s *Scheduler) Round(ctx context.Context, capacity map[string]int64) (int, 
 		s.unknownAt = time.Now()
 	}
 	there, err := s.claim(ctx, room, known, everything, false)
-	return here + there, err
+	return Claimed{Actions: here.Actions + there.Actions, More: here.More || there.More}, err
 }
 
 // room is how many more actions of each type the workers' queues should hold.

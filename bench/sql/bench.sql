@@ -171,6 +171,10 @@ SELECT coalesce(max(extract(epoch FROM at - greatest(perform_at, before + $2::te
   FROM (SELECT started_at AS at, perform_at, before FROM s
         UNION ALL SELECT (SELECT max(started_at) FROM pgautomate.lead_stage_actions), perform_at, before FROM left_over) x
 
+-- name: end_unlimited
+UPDATE pgautomate.lead_stage_actions SET status = 'canceled'
+ WHERE status NOT IN ('completed', 'failed', 'canceled', 'merged', 'skipped') AND substr(organization_id, 5)::int >= $1::int
+
 -- name: forget_starts
 DELETE FROM pgautomate.throttle_starts; DELETE FROM pgautomate.advance_later; UPDATE pgautomate.throttles SET per = '1 hour'
 
