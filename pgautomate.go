@@ -126,8 +126,12 @@ type Config struct {
 	AskEvery time.Duration
 	// ArchiveAfter is how long finished actions stay in the table of those to be
 	// done, before they move to that of their month, which inherits from it; default
-	// a day, at least an hour.
+	// a day, at least a minute.
 	ArchiveAfter time.Duration
+	// KeepSpent is how long is kept what only the engine had a use for: completed jobs of
+	// River, and counted starts that no throttle's window reaches any more (a window that is
+	// prolonged knows of starts as long ago as this). Default an hour.
+	KeepSpent time.Duration
 	// KeepFinished is how long finished actions are kept, by whole months, and ended
 	// notifications with what they sent; messages in feeds stay for a year at least.
 	// Default 0: for ever.
@@ -270,6 +274,7 @@ func (c Config) withDefaults() Config {
 	setDefault(&c.DeadAfter, 30*time.Second)
 	setDefault(&c.DrainTimeout, 20*time.Second)
 	setDefault(&c.ArchiveAfter, 24*time.Hour)
+	setDefault(&c.KeepSpent, time.Hour)
 	return c
 }
 
@@ -357,7 +362,7 @@ func (e *Engine) Prepare(ctx context.Context) error {
 	})
 	e.scheduler = &scheduler.Scheduler{
 		Pool: e.pool, River: e.river, Logger: e.logger, Lifecycle: e.lifecycle, DeadAfter: e.cfg.DeadAfter, Poll: e.cfg.Poll,
-		ArchiveAfter: max(e.cfg.ArchiveAfter, time.Hour), KeepFinished: e.cfg.KeepFinished,
+		ArchiveAfter: max(e.cfg.ArchiveAfter, time.Minute), KeepFinished: e.cfg.KeepFinished, KeepStarts: e.cfg.KeepSpent,
 	}
 	e.scheduler.Init()
 	e.executor = &jobs.Executor{
@@ -465,7 +470,7 @@ func (e *Engine) prepareRiver() error {
 		JobTimeout:           10 * time.Second,
 		RescueStuckJobsAfter: 10 * time.Second,
 		// What an action or firing was is in our own tables; River's row is spent.
-		CompletedJobRetentionPeriod: time.Hour,
+		CompletedJobRetentionPeriod: e.cfg.KeepSpent,
 	}
 	if e.cfg.has(WorkersPart) {
 		types, err := e.types()

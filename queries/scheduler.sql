@@ -405,7 +405,7 @@ RETURNING a.id, a.action_type;
 
 -- name: DeleteOldStarts :exec
 DELETE FROM pgautomate.throttle_starts s
- WHERE s.slice_end < now() - greatest((SELECT max(t.per) FROM pgautomate.throttles t), interval '1 hour');
+ WHERE s.slice_end < now() - greatest((SELECT max(t.per) FROM pgautomate.throttles t), make_interval(secs => @kept_seconds));
 
 -- name: FindStage :one
 SELECT s.id, s.pipeline_id, p.organization_id, p.object_type, s.name AS stage_name, p.name AS pipeline_name

@@ -52,6 +52,9 @@ type Scheduler struct {
 	ArchiveAfter, ArchiveEvery time.Duration
 	// KeepFinished is how long finished actions are kept, by whole months; 0: for ever.
 	KeepFinished time.Duration
+	// KeepStarts is how long starts are counted at least, so that a throttle whose window is
+	// prolonged knows of them; default an hour. No throttle's own window is cut short by it.
+	KeepStarts time.Duration
 
 	wake chan struct{}
 	// weights are those of organizations that have another than 1, at most a second
@@ -105,6 +108,9 @@ func (s *Scheduler) Init() {
 	}
 	if s.ReplyRetention == 0 {
 		s.ReplyRetention = 30 * 24 * time.Hour
+	}
+	if s.KeepStarts == 0 {
+		s.KeepStarts = time.Hour
 	}
 	s.wake = make(chan struct{}, 1)
 	s.paces = map[string]*pace{}
@@ -295,7 +301,7 @@ func (s *Scheduler) rescue(ctx context.Context) error {
 		if err := q.RemoveDeadWorkers(ctx); err != nil {
 			return fmt.Errorf("rescue: %w", err)
 		}
-		if err := q.DeleteOldStarts(ctx); err != nil {
+		if err := q.DeleteOldStarts(ctx, s.KeepStarts.Seconds()); err != nil {
 			return fmt.Errorf("rescue: %w", err)
 		}
 		if len(stale) == 0 {

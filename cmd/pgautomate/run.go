@@ -31,7 +31,7 @@ func (a *app) run() *cobra.Command {
 	var only, queues []string
 	var listen, slot, memory, spillDir, related string
 	var workers, keepDays int
-	var archiveAfter time.Duration
+	var archiveAfter, keepSpent, keepFinished time.Duration
 	c := &cobra.Command{
 		Use:   "run",
 		Short: "Run the engine: feed, scheduler, workers and HTTP",
@@ -64,10 +64,10 @@ to a local mailbox), PGAUTOMATE_MAX_TRANSACTION_MEMORY, PGAUTOMATE_SPILL_DIR.`,
 			if cfg.RelatedBytes, err = size(related); err != nil || cfg.RelatedBytes < 1<<20 {
 				return usageError{fmt.Errorf("--related-memory %q: give a size of at least 1MiB, such as 512MiB or 4GiB", related)}
 			}
-			if archiveAfter < time.Hour || keepDays < 0 {
-				return usageError{errors.New("--archive-after is at least 1h, --keep-finished-days at least 0")}
+			if archiveAfter < time.Minute || keepSpent < time.Second || keepDays < 0 || keepFinished < 0 {
+				return usageError{errors.New("--archive-after is at least 1m, --keep-spent at least 1s, --keep-finished-days at least 0")}
 			}
-			cfg.ArchiveAfter, cfg.KeepFinished = archiveAfter, time.Duration(keepDays)*24*time.Hour
+			cfg.ArchiveAfter, cfg.KeepSpent, cfg.KeepFinished = archiveAfter, keepSpent, max(time.Duration(keepDays)*24*time.Hour, keepFinished)
 			return a.serve(cmd.Context(), cfg, only, listen, func() error {
 				fmt.Println("pgautomate ready")
 				return nil
@@ -85,6 +85,9 @@ to a local mailbox), PGAUTOMATE_MAX_TRANSACTION_MEMORY, PGAUTOMATE_SPILL_DIR.`,
 		"`size` of the rows that triggers with has_related may keep in memory (PGAUTOMATE_RELATED_MEMORY)")
 	c.Flags().DurationVar(&archiveAfter, "archive-after", 24*time.Hour, "how long finished actions stay in lead_stage_actions itself; then they move to the table of their month, and are read as before")
 	c.Flags().IntVar(&keepDays, "keep-finished-days", 0, "`days` after which finished actions, by whole months, and ended notifications may be deleted (default 0: never)")
+	c.Flags().DurationVar(&keepSpent, "keep-spent", time.Hour, "how long completed jobs of River are kept, and counted starts that no throttle's window reaches any more")
+	c.Flags().DurationVar(&keepFinished, "keep-finished", 0, "as --keep-finished-days, of any length: for `pgautomate soak`")
+	_ = c.Flags().MarkHidden("keep-finished") // it is there
 	c.Flags().StringVar(&spillDir, "spill-dir", os.Getenv("PGAUTOMATE_SPILL_DIR"),
 		"`folder` of these files, about as large as the transaction's rows, old and new (PGAUTOMATE_SPILL_DIR; default TMPDIR)")
 	return c

@@ -31,7 +31,7 @@ func TestSpilling(t *testing.T) {
 	// Wrong usage, before anything is started.
 	for _, args := range [][]string{
 		{"--max-transaction-memory", "lots"}, {"--max-transaction-memory", "1KiB"}, {"--related-memory", "some"},
-		{"--spill-dir", filepath.Join(dir, "nowhere")},
+		{"--spill-dir", filepath.Join(dir, "nowhere")}, {"--archive-after", "59s"}, {"--keep-spent", "0s"}, {"--keep-finished-days", "-1"},
 	} {
 		if code := run(t.Context(), append([]string{"run", "--database-url", "postgres://127.0.0.1:1/none"}, args...)); code != 2 {
 			t.Errorf("%v: exit code %d, want 2", args, code)

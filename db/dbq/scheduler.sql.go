@@ -334,11 +334,11 @@ func (q *Queries) CountStarts(ctx context.Context, arg CountStartsParams) error 
 
 const deleteOldStarts = `-- name: DeleteOldStarts :exec
 DELETE FROM pgautomate.throttle_starts s
- WHERE s.slice_end < now() - greatest((SELECT max(t.per) FROM pgautomate.throttles t), interval '1 hour')
+ WHERE s.slice_end < now() - greatest((SELECT max(t.per) FROM pgautomate.throttles t), make_interval(secs => $1))
 `
 
-func (q *Queries) DeleteOldStarts(ctx context.Context) error {
-	_, err := q.db.Exec(ctx, deleteOldStarts)
+func (q *Queries) DeleteOldStarts(ctx context.Context, keptSeconds float64) error {
+	_, err := q.db.Exec(ctx, deleteOldStarts, keptSeconds)
 	return err
 }
 
