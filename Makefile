@@ -46,6 +46,12 @@ bench-imports: ## measure what 100 organizations that import 16,000 leads each c
 	@$(MAKE) --no-print-directory -s build
 	@bin/pgautomate bench --only import_lateness_p99,import_lateness_max,import_claim $(ARGS)
 
+.PHONY: soak
+soak: ## run the engine under a steady load for an hour and see what grows; ARGS="--for 10m --rate 100"
+	@scripts/ensure-postgres.sh
+	@$(MAKE) --no-print-directory -s build
+	@bin/pgautomate soak $(ARGS)
+
 .PHONY: bench-go
 bench-go: ## run the Go benchmarks of matching, of draining (beside pg_recvlogical) and of the mirror
 	@scripts/test.sh -run '^$$' -bench . -benchtime 2s ./trigger ./feed ./mirror

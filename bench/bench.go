@@ -171,11 +171,7 @@ func (r *run) add(f Figure) error {
 }
 
 func (r *run) start(ctx context.Context) error {
-	var err error
-	if r.dir, err = os.MkdirTemp("", "pgautomate-bench-"); err != nil {
-		return fmt.Errorf("no folder for the private Postgres: %w; set TMPDIR", err)
-	}
-	if r.server, err = private.Start(ctx, private.Options{DataDir: r.dir, Settings: settings, Logger: r.Logger}); err != nil {
+	if err := r.open(ctx, settings); err != nil {
 		return err
 	}
 	if err := r.template(ctx); err != nil {
@@ -186,6 +182,16 @@ func (r *run) start(ctx context.Context) error {
 		"shared_buffers %s, max_wal_size %s, autovacuum on; %d CPUs, %s",
 		r.server.Version(), settings["shared_buffers"], settings["max_wal_size"], runtime.NumCPU(), runtime.Version())
 	return nil
+}
+
+// open starts the server.
+func (r *run) open(ctx context.Context, settings map[string]string) error {
+	var err error
+	if r.dir, err = os.MkdirTemp("", "pgautomate-bench-"); err != nil {
+		return fmt.Errorf("no folder for the private Postgres: %w; set TMPDIR", err)
+	}
+	r.server, err = private.Start(ctx, private.Options{DataDir: r.dir, Settings: settings, Logger: r.Logger})
+	return err
 }
 
 // stop ends the server and removes all that it wrote.

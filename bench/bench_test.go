@@ -37,17 +37,21 @@ func engine(args []string) error {
 	url := f.String("database-url", "", "")
 	only := f.String("only", "", "")
 	f.String("log-level", "", "")
+	f.String("listen", "", "")
+	archive, spent, finished := f.Duration("archive-after", 0, ""), f.Duration("keep-spent", 0, ""), f.Duration("keep-finished", 0, "")
 	if err := f.Parse(args); err != nil {
 		return err
 	}
 	var parts []pgautomate.Part
 	for part := range strings.SplitSeq(*only, ",") {
-		parts = append(parts, pgautomate.Part(part))
+		if part != "server" { // that is the command's
+			parts = append(parts, pgautomate.Part(part))
+		}
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer stop()
 	e, err := pgautomate.New(ctx, pgautomate.Config{
-		DatabaseURL: *url, Parts: parts, Logger: slog.New(slog.DiscardHandler),
+		DatabaseURL: *url, Parts: parts, Logger: slog.New(slog.DiscardHandler), ArchiveAfter: *archive, KeepSpent: *spent, KeepFinished: *finished,
 	})
 	if err != nil {
 		return err
@@ -151,7 +155,7 @@ func TestUnknownFigure(t *testing.T) {
 
 func TestNumber(t *testing.T) {
 	t.Parallel()
-	for v, want := range map[float64]string{1234567.8: "1,234,568", 12345: "12,345", 999.4: "999", 12.34: "12.3", 0.85: "0.85", 1.3: "1.3", 2: "2"} {
+	for v, want := range map[float64]string{1234567.8: "1,234,568", 12345: "12,345", -123456: "-123,456", 999.4: "999", 12.34: "12.3", 0.85: "0.85", 1.3: "1.3", 2: "2"} {
 		if got := number(v); got != want {
 			t.Errorf("%v: %s, want %s", v, got, want)
 		}

@@ -19,7 +19,7 @@ import (
 //go:embed sql
 var sqlFiles embed.FS
 
-var statements = sqltext.Statements(sqlFiles, "sql/bench.sql")
+var statements = sqltext.Statements(sqlFiles, "sql/bench.sql", "sql/soak.sql")
 
 // database is one of the run's databases, with the engine's schema and the app's
 // tables, watched.

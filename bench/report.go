@@ -109,7 +109,7 @@ func number(v float64) string {
 	switch a := math.Abs(v); {
 	case a >= 10_000:
 		text := fmt.Sprintf("%.0f", v)
-		for i := len(text) - 3; i > 0; i -= 3 {
+		for i := len(text) - 3; i > 0 && text[i-1] != '-'; i -= 3 {
 			text = text[:i] + "," + text[i:]
 		}
 		return text

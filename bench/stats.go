@@ -1,6 +1,7 @@
 package bench
 
 import (
+	"bytes"
 	"fmt"
 	"os"
 	"os/exec"
@@ -55,6 +56,29 @@ func cpu() time.Duration {
 
 // cpuOf is what a process that ended has used.
 func cpuOf(c *exec.Cmd) time.Duration { return c.ProcessState.UserTime() + c.ProcessState.SystemTime() }
+
+// cpuOfLiving is what a process has used until now, in seconds.
+func cpuOfLiving(pid int) (float64, error) {
+	raw, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return 0, err
+	}
+	// The fields after the name, which is in parentheses and may hold anything: utime and stime are the 12th and 13th.
+	_, rest, _ := strings.Cut(string(raw[bytes.LastIndexByte(raw, ')'):]), " ")
+	fields := strings.Fields(rest)
+	if len(fields) < 13 {
+		return 0, fmt.Errorf("process %d: %q is no status", pid, raw)
+	}
+	ticks := 0.0
+	for _, f := range fields[11:13] {
+		n, err := strconv.ParseFloat(f, 64)
+		if err != nil {
+			return 0, fmt.Errorf("process %d: %w", pid, err)
+		}
+		ticks += n
+	}
+	return ticks / 100, nil // USER_HZ
+}
 
 // memoryOf gives a line of /proc/PID/status, such as VmHWM, in MB.
 func memoryOf(pid int, line string) (float64, error) {

@@ -41,7 +41,7 @@ Takes up to 20 minutes, with --quick about 3, at smaller sizes. The figures: ` +
 			}
 			err = errors.Join(err, report.WriteTable(os.Stdout))
 			if file != "" {
-				err = errors.Join(err, writeReport(report, file))
+				err = errors.Join(err, writeTo(file, report.WriteJSON))
 			}
 			return err
 		},
@@ -51,12 +51,4 @@ Takes up to 20 minutes, with --quick about 3, at smaller sizes. The figures: ` +
 	f.StringVar(&file, "json", "", "write the figures to a `file` as JSON, too")
 	f.StringSliceVar(&o.Only, "only", nil, "measure only these `figures`")
 	return c
-}
-
-func writeReport(report *bench.Report, file string) error {
-	f, err := os.Create(file)
-	if err != nil {
-		return err
-	}
-	return errors.Join(report.WriteJSON(f), f.Close())
 }

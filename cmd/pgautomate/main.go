@@ -95,7 +95,7 @@ Without a database (--database-url or DATABASE_URL) it runs a private Postgres.`
 		slog.SetDefault(a.logger)
 		return nil
 	}
-	root.AddCommand(a.demo(), a.run(), a.migrate(), a.watch(), a.unwatch(), a.doctor(), a.trigger(), a.keys(), a.slot(), a.bench(), a.imports(),
+	root.AddCommand(a.demo(), a.run(), a.migrate(), a.watch(), a.unwatch(), a.doctor(), a.trigger(), a.keys(), a.slot(), a.bench(), a.soak(), a.imports(),
 		&cobra.Command{
 			Use: "version", Short: "Print the version", Args: exactly(0),
 			RunE: func(*cobra.Command, []string) error {

@@ -38,3 +38,13 @@ func TestSpilling(t *testing.T) {
 		}
 	}
 }
+
+// What is bounded says so before anything is started.
+func TestSoakBounds(t *testing.T) {
+	t.Parallel()
+	for _, args := range [][]string{{"--for", "25h"}, {"--rate", "5001"}, {"--for", "1m", "--hold-snapshot", "30s"}, {"more"}} {
+		if code := run(t.Context(), append([]string{"soak"}, args...)); code != 2 {
+			t.Errorf("soak %v: exit code %d, want 2", args, code)
+		}
+	}
+}
