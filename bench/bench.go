@@ -59,7 +59,7 @@ var groups = []group{
 	{"claims", []string{"claim_5m_parked"}, claims},
 	{"imports", []string{"import_lateness_p99", "import_lateness_max", "import_claim"}, imports},
 	{"actions", []string{"actions_1_org", "actions_1000_orgs", "lateness_p99"}, actions},
-	{"notifications", []string{"notification_3_steps", "fan_out"}, notifications},
+	{"notifications", []string{"triggers_accepted", "notification_3_steps", "topic_10000", "fan_out"}, notifications},
 	{"commit to job", []string{"commit_to_job_p50", "commit_to_job_p99"}, commitToJob},
 	{"an app's writes", []string{"app_writes", "app_writes_row_trigger"}, appWrites},
 	{"related rows", []string{"related_exactness"}, relatedRows},

@@ -74,7 +74,7 @@ var tiny = scale{
 	pace: 200, phase: 300 * time.Millisecond, leads: 1000, workers: 20, steady: 400 * time.Millisecond,
 	claim: 800, fewParked: 100, parked: 500, finished: 1000,
 	importingOrgs: 5, imported: 100, importLimit: 20, importPer: "1 second", importAfter: 500 * time.Millisecond,
-	members: 2000, edits: 2, large: 1000,
+	members: 2000, topic: 500, edits: 2, large: 1000,
 }
 
 // promised are the names that others rely on.
@@ -82,7 +82,7 @@ var promised = []string{
 	"match_only", "trigger_bytes", "trigger_load", "trigger_edit_live", "match_one_org", "feed_drain_1000", "feed_drain_1", "feed_drain_none",
 	"feed_fire_1pct", "feed_fire_all", "commit_to_job_p50", "commit_to_job_p99", "cpu_per_change", "related_exactness", "actions_1_org",
 	"actions_1000_orgs", "lateness_p99", "claim_5m_parked", "import_claim", "import_lateness_p99", "import_lateness_max", "app_writes", "rss",
-	"notification_3_steps", "fan_out",
+	"triggers_accepted", "notification_3_steps", "topic_10000", "fan_out",
 }
 
 func TestEveryFigureIsThere(t *testing.T) {

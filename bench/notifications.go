@@ -7,33 +7,142 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
 	"runtime"
+	"strings"
+	"sync/atomic"
 	"time"
+
+	"golang.org/x/sync/errgroup"
 
 	"github.com/pgautomate/pgautomate"
 	"github.com/pgautomate/pgautomate/notification"
+	"github.com/pgautomate/pgautomate/server"
 )
 
-const notificationSteps = 3
+const (
+	notificationSteps = 3
+	plainBatch        = 1000 // notifications
+)
 
 func notifications(ctx context.Context, r *run) error {
-	if r.wanted("notification_3_steps") {
-		if err := r.threeSteps(ctx); err != nil {
+	for _, f := range []struct {
+		name    string
+		measure func(context.Context) error
+	}{
+		{"triggers_accepted", r.accepted}, {"notification_3_steps", r.threeSteps},
+		{"topic_10000", func(ctx context.Context) error { return r.fanOut(ctx, "topic_10000", r.topic) }},
+		{"fan_out", func(ctx context.Context) error { return r.fanOut(ctx, "fan_out", r.members) }},
+	} {
+		if !r.wanted(f.name) {
+			continue
+		}
+		if err := f.measure(ctx); err != nil {
 			return err
 		}
 	}
-	if !r.wanted("fan_out") {
-		return nil
+	return nil
+}
+
+// triggering is how many clients trigger at one time, and connections write the same rows.
+const triggering = 16
+
+// accepted measures triggers over HTTP, beside the rows that each leaves, written in a transaction each.
+func (r *run) accepted(ctx context.Context) error {
+	var t turns
+	for i := range r.reps {
+		d, err := r.notified(ctx, fmt.Sprintf("accepted_%d", i), r.leads)
+		if err != nil {
+			return err
+		}
+		accepted, err := r.triggersOverHTTP(ctx, d)
+		if err != nil {
+			return err
+		}
+		written, err := r.manyAtOnce(ctx, func(ctx context.Context, n int) error {
+			_, err := d.pool.Exec(ctx, statements["trigger_by_hand"], fmt.Sprintf("by hand %d", n), fmt.Sprintf("subscriber-%d", 1+n%r.leads))
+			return err
+		})
+		if err != nil {
+			return err
+		}
+		t.add(accepted, written)
 	}
-	return r.fanOut(ctx)
+	return r.add(t.into(Figure{
+		Name: "triggers_accepted", Unit: "triggers/s", ReferenceName: "the rows of each written by one statement, as many connections", Reach: 0.5,
+		Conditions: fmt.Sprintf("POST /v1/events/trigger for one known subscriber, until the answer, %d clients; an event, a notification and three jobs each, in one transaction; "+
+			"clients and server on the database's CPUs", triggering),
+	}))
+}
+
+// triggersOverHTTP gives the triggers/s that a server accepts; nothing carries them out meanwhile.
+func (r *run) triggersOverHTTP(ctx context.Context, d *database) (float64, error) {
+	e, err := pgautomate.New(ctx, pgautomate.Config{DatabaseURL: d.url, Logger: r.Logger, Parts: []pgautomate.Part{pgautomate.SchedulerPart, pgautomate.WorkersPart}})
+	if err != nil {
+		return 0, err
+	}
+	defer e.Close()
+	if err := e.Prepare(ctx); err != nil {
+		return 0, err
+	}
+	s, err := server.New(server.Config{
+		Pool: e.Pool(), River: e.River(), Objects: e.Catalog(), Actions: e.Registry(), Notifications: e.Notifications(), Logger: r.Logger,
+	})
+	if err != nil {
+		return 0, err
+	}
+	organization := notifiedOrg
+	key, _, err := server.CreateKey(ctx, d.pool, &organization, "bench")
+	if err != nil {
+		return 0, err
+	}
+	site := httptest.NewServer(s)
+	defer site.Close()
+	client := &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: triggering}}
+	defer client.CloseIdleConnections()
+	return r.manyAtOnce(ctx, func(ctx context.Context, n int) error {
+		body := fmt.Sprintf(`{"name":"late","to":{"subscriberId":"subscriber-%d"},"payload":{"n":1}}`, 1+n%r.leads)
+		request, err := http.NewRequestWithContext(ctx, http.MethodPost, site.URL+"/v1/events/trigger", strings.NewReader(body))
+		if err != nil {
+			return err
+		}
+		request.Header.Set("Authorization", "ApiKey "+key)
+		request.Header.Set("Content-Type", "application/json")
+		answer, err := client.Do(request)
+		if err != nil {
+			return err
+		}
+		defer func() { _ = answer.Body.Close() }()
+		said, err := io.ReadAll(answer.Body)
+		if err == nil && answer.StatusCode != http.StatusCreated {
+			err = fmt.Errorf("a trigger was answered with %s: %s", answer.Status, said)
+		}
+		return err
+	})
+}
+
+// manyAtOnce does something over and over, by several at one time, and gives how often a second.
+func (r *run) manyAtOnce(ctx context.Context, do func(ctx context.Context, n int) error) (float64, error) {
+	var n atomic.Int64
+	g, over := errgroup.WithContext(ctx)
+	began := time.Now()
+	for range triggering {
+		g.Go(func() error {
+			for time.Since(began) < r.phase {
+				if err := do(over, int(n.Add(1))); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+	}
+	err := g.Wait()
+	return float64(n.Load()) / time.Since(began).Seconds(), err
 }
 
 func (r *run) threeSteps(ctx context.Context) error {
-	alone, err := r.newRiverAlone(ctx)
-	if err != nil {
-		return err
-	}
-	defer alone.pool.Close()
 	var t turns
 	for i := range r.reps {
 		d, err := r.notified(ctx, fmt.Sprintf("notified_%d", i), r.leads)
@@ -64,25 +173,32 @@ func (r *run) threeSteps(ctx context.Context) error {
 		if left > 0 {
 			return fmt.Errorf("%d jobs of notifications are not completed", left)
 		}
-		reference, err := alone.drain(ctx, r.leads*notificationSteps)
+		plain, err := r.notified(ctx, fmt.Sprintf("notified_plainly_%d", i), r.leads)
 		if err != nil {
 			return err
 		}
+		began := time.Now()
+		for first := 0; first < r.leads; first += plainBatch {
+			if err := plain.exec(ctx, "notified_plainly", first, min(first+plainBatch, r.leads)); err != nil {
+				return err
+			}
+		}
+		reference := time.Since(began).Seconds()
 		t.add(value, float64(r.leads)/reference)
 	}
 	return r.add(t.into(Figure{
-		Name: "notification_3_steps", Unit: "notifications/s", ReferenceName: "River's own drain of three jobs that do nothing for each, same workers", Reach: 0.25,
+		Name: "notification_3_steps", Unit: "notifications/s", ReferenceName: fmt.Sprintf("its rows, as they are in the end, written by plain SQL, %s a statement", number(plainBatch)), Reach: 0.3,
 		Conditions: fmt.Sprintf("a workflow of %d in-app steps triggered for a topic of %d members, from the trigger to the end of the last step: a notification, four jobs and three messages each; "+
 			"%d workers, one process on the server's CPUs", notificationSteps, r.leads, r.workers),
 	}))
 }
 
 // fanOut measures the sharing out alone: the workflow begins with a delay.
-func (r *run) fanOut(ctx context.Context) error {
+func (r *run) fanOut(ctx context.Context, name string, members int) error {
 	var t turns
 	var heap uint64
 	for i := range r.reps {
-		d, err := r.notified(ctx, fmt.Sprintf("fanned_out_%d", i), r.members)
+		d, err := r.notified(ctx, fmt.Sprintf("%s_%d", name, i), members)
 		if err != nil {
 			return err
 		}
@@ -102,7 +218,7 @@ func (r *run) fanOut(ctx context.Context) error {
 				runtime.ReadMemStats(&now)
 				heap = max(heap, now.HeapInuse-min(before.HeapInuse, now.HeapInuse))
 			}
-			value = float64(r.members) / time.Since(began).Seconds()
+			value = float64(members) / time.Since(began).Seconds()
 			return nil
 		})
 		if err != nil {
@@ -112,13 +228,14 @@ func (r *run) fanOut(ctx context.Context) error {
 		if err := d.exec(ctx, "fan_out_at_once"); err != nil {
 			return err
 		}
-		t.add(value, float64(r.members)/time.Since(began).Seconds())
+		t.add(value, float64(members)/time.Since(began).Seconds())
 	}
-	return r.add(t.into(Figure{
-		Name: "fan_out", Unit: "notifications/s", ReferenceName: "one statement that gives all of them theirs", Reach: 0.5,
+	f := Figure{
+		Name: name, Unit: "notifications/s", ReferenceName: "one statement that gives all of them theirs", Reach: 0.5,
 		Conditions: fmt.Sprintf("a trigger for a topic of %d members, until all have their notification of three jobs; 1,000 a transaction, which keeps the progress; "+
-			"the process, which runs what is due as well, took at most %d MB more", r.members, heap>>20),
-	}))
+			"the process, which runs what is due as well, took at most %d MB more", members, heap>>20),
+	}
+	return r.add(t.into(f))
 }
 
 const notifiedOrg = "org_0"

@@ -29,6 +29,7 @@ type scale struct {
 	importAfter             time.Duration // watched after all are in
 
 	members int // of fan_out's topic
+	topic   int // of topic_10000's
 
 	edits int
 	large int // rows of the large transaction
@@ -40,7 +41,7 @@ var full = scale{
 	pace: 1000, phase: 4 * time.Second, leads: 10_000, workers: 200, steady: 8 * time.Second,
 	claim: 1000, fewParked: 10_000, parked: 5_000_000, finished: 10_000_000,
 	importingOrgs: 100, imported: 16_000, importLimit: 60, importPer: "1 minute", importAfter: 80 * time.Second,
-	members: 100_000, edits: 11, large: 1_000_000,
+	members: 100_000, topic: 10_000, edits: 11, large: 1_000_000,
 }
 
 var quick = scale{
@@ -49,5 +50,5 @@ var quick = scale{
 	pace: 1000, phase: 2 * time.Second, leads: 3_000, workers: 200, steady: 3 * time.Second,
 	claim: 1000, fewParked: 10_000, parked: 200_000, finished: 400_000,
 	importingOrgs: 100, imported: 1_600, importLimit: 6, importPer: "6 seconds", importAfter: 8 * time.Second,
-	members: 20_000, edits: 5, large: 100_000,
+	members: 20_000, topic: 10_000, edits: 5, large: 100_000,
 }

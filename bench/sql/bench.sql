@@ -210,6 +210,52 @@ SELECT EXISTS (SELECT FROM pgautomate.notification_events WHERE status = 'pendin
 -- name: not_notified
 SELECT count(*) FROM pgautomate.notification_jobs WHERE status <> 'completed'
 
+-- name: notified_plainly
+WITH e AS (
+    INSERT INTO pgautomate.notification_events (organization_id, workflow_id, transaction_id, step_ids, status, fanned_out, finished_at)
+    SELECT w.organization_id, w.id, 'plainly ' || $1::int, ARRAY(SELECT s.id FROM pgautomate.workflow_steps s WHERE s.workflow_id = w.id), 'done', $2::int - $1::int, now()
+      FROM pgautomate.workflows w WHERE w.identifier = 'steps' RETURNING id, organization_id, workflow_id, transaction_id, step_ids
+), n AS (
+    INSERT INTO pgautomate.notifications (organization_id, event_id, workflow_id, subscriber_id, subscriber_no, transaction_id, channels, topic_key)
+    SELECT e.organization_id, e.id, e.workflow_id, s.subscriber_id, s.id, e.transaction_id, '{in_app}', 'all'
+      FROM e, pgautomate.subscribers s WHERE s.id > $1::int AND s.id <= $2::int
+    RETURNING id, organization_id, workflow_id, subscriber_id, subscriber_no, transaction_id
+), j AS (
+    INSERT INTO pgautomate.notification_jobs (organization_id, lead_id, object_type, notification_id, subscriber_id, transaction_id, sequence_number, action_type, step_id, step_no,
+                                              status, perform_at, queued_at, started_at, finished_at, attempt, fence)
+    SELECT n.organization_id, n.subscriber_id, 'subscriber', n.id, n.subscriber_id, n.transaction_id, s.place, s.type, s.step_id, s.id,
+           'completed', now(), now(), now(), now(), CASE WHEN s.place = 0 THEN 0 ELSE 1 END, CASE WHEN s.place = 0 THEN 0 ELSE 1 END
+      FROM n, (SELECT 0 AS place, NULL::bigint AS id, 'trigger' AS type, '' AS step_id
+               UNION ALL SELECT w.position, w.id, w.type, w.step_id FROM pgautomate.workflow_steps w JOIN e ON w.id = ANY (e.step_ids)) s
+     ORDER BY n.id, s.place
+    RETURNING id, notification_id, action_type
+)
+INSERT INTO pgautomate.messages (organization_id, notification_id, job_id, workflow_id, subscriber_id, subscriber_no, transaction_id, channel, content, payload)
+SELECT n.organization_id, n.id, j.id, n.workflow_id, n.subscriber_id, n.subscriber_no, n.transaction_id, j.action_type, 'Hello ' || n.subscriber_id || ', 1', '{"n": 1}'
+  FROM j JOIN n ON n.id = j.notification_id WHERE j.action_type = 'in_app'
+
+
+-- name: trigger_by_hand
+WITH e AS (
+    INSERT INTO pgautomate.notification_events (organization_id, workflow_id, transaction_id, step_ids, payload, status, fanned_out, finished_at)
+    SELECT w.organization_id, w.id, $1, ARRAY(SELECT s.id FROM pgautomate.workflow_steps s WHERE s.workflow_id = w.id), '{"n": 1}', 'done', 1, now()
+      FROM pgautomate.workflows w WHERE w.identifier = 'late' RETURNING id, organization_id, workflow_id, transaction_id, step_ids
+), n AS (
+    INSERT INTO pgautomate.notifications (organization_id, event_id, workflow_id, subscriber_id, subscriber_no, transaction_id, channels)
+    SELECT e.organization_id, e.id, e.workflow_id, s.subscriber_id, s.id, e.transaction_id, '{in_app}'
+      FROM e, pgautomate.subscribers s WHERE s.organization_id = e.organization_id AND s.subscriber_id = $2
+    RETURNING id, organization_id, subscriber_id, transaction_id
+)
+INSERT INTO pgautomate.notification_jobs (organization_id, lead_id, object_type, notification_id, subscriber_id, transaction_id, sequence_number, action_type, step_id, step_no, status, perform_at,
+                                          started_at, finished_at)
+SELECT n.organization_id, n.subscriber_id, 'subscriber', n.id, n.subscriber_id, n.transaction_id, s.place, s.type, s.step_id, s.id,
+       (CASE s.place WHEN 0 THEN 'completed' ELSE 'pending' END)::pgautomate.job_status, CASE WHEN s.place < 2 THEN now() END,
+       CASE WHEN s.place = 0 THEN now() END, CASE WHEN s.place = 0 THEN now() END
+  FROM n, (SELECT 0 AS place, NULL::bigint AS id, 'trigger' AS type, '' AS step_id
+           UNION ALL SELECT w.position, w.id, w.type, w.step_id FROM pgautomate.workflow_steps w JOIN e ON w.id = ANY (e.step_ids)) s
+ ORDER BY s.place
+
+
 -- name: fan_out_at_once
 WITH e AS (
     INSERT INTO pgautomate.notification_events (organization_id, workflow_id, transaction_id, step_ids, status)
