@@ -37,6 +37,7 @@ import (
 	"github.com/pgautomate/pgautomate/db/dbq"
 	"github.com/pgautomate/pgautomate/feed"
 	"github.com/pgautomate/pgautomate/firing"
+	"github.com/pgautomate/pgautomate/internal/batch"
 	"github.com/pgautomate/pgautomate/jobs"
 	"github.com/pgautomate/pgautomate/notification"
 	"github.com/pgautomate/pgautomate/scheduler"
@@ -173,7 +174,7 @@ type Engine struct {
 	runs      *scheduler.Runs
 	store     *scheduler.Store
 	queries   *catalog.Queries
-	firings   *scheduler.Batcher[firingKey, error]
+	firings   *batch.Batcher[firingKey, error]
 	executor  *jobs.Executor
 	backfills *backfill.Worker
 
@@ -332,6 +333,11 @@ func (e *Engine) Metrics() *prometheus.Registry { return e.metrics.registry }
 
 // Close lets go of the database. Run does it at its end.
 func (e *Engine) Close() {
+	if e.lifecycle != nil {
+		e.lifecycle.Stop()
+		e.firings.Stop()
+	}
+	e.notifications.Stop()
 	for _, p := range []*pgxpool.Pool{e.pool, e.feedPool, e.riverPool} {
 		if p != nil {
 			p.Close()
@@ -357,7 +363,8 @@ func (e *Engine) Prepare(ctx context.Context) error {
 		Pool: e.pool, Logger: e.logger, WorkerID: e.worker.ID, Store: e.store, Zones: e.zones,
 		Changed: func() { e.scheduler.Wake() }, Observer: e.metrics,
 	})
-	e.firings = scheduler.NewBatcher(500, 2, func(ctx context.Context, keys []firingKey) ([]error, error) {
+	e.notifications.Start()
+	e.firings = batch.New(500, 2, func(ctx context.Context, keys []firingKey) ([]error, error) {
 		return e.insertFiringActions(ctx, q, keys)
 	})
 	e.scheduler = &scheduler.Scheduler{
@@ -616,8 +623,6 @@ func (e *Engine) Run(ctx context.Context) error {
 		return e.stopWorkers(context.WithoutCancel(ctx))
 	})
 	err := group.Wait()
-	e.lifecycle.Stop()
-	e.firings.Stop()
 	return errors.Join(err, e.registry.Close())
 }
 

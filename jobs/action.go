@@ -133,6 +133,15 @@ type Message struct {
 	Status     string          `json:"status,omitempty"` // sent (default), warning or error
 	ErrorID    string          `json:"error_id,omitempty"`
 	ErrorText  string          `json:"error_text,omitempty"`
+
+	// Of is what the message belongs to.
+	Of MessageOf `json:"-"`
+}
+
+// MessageOf is the notification of a message.
+type MessageOf struct {
+	NotificationID, WorkflowID, SubscriberNo int64
+	SubscriberID, TransactionID              string
 }
 
 // Detail is one line of a job's history, in Novu's words.

@@ -25,6 +25,8 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/riverqueue/river"
 
+	"github.com/pgautomate/pgautomate/db/dbq"
+	"github.com/pgautomate/pgautomate/internal/batch"
 	"github.com/pgautomate/pgautomate/jobs"
 )
 
@@ -78,7 +80,43 @@ type Service struct {
 
 	// Chunk is how many recipients get their notifications in one transaction; default 1000.
 	Chunk int
+
+	loads *batch.Batcher[int64, dbq.LoadJobsRow]
 }
+
+// Start readies what running steps needs.
+func (s *Service) Start() { s.loads = batch.New(200, 2, s.loadJobs) }
+
+// Stop ends what Start began; steps that still run fail, and run again later.
+func (s *Service) Stop() {
+	if s.loads != nil {
+		s.loads.Stop()
+	}
+}
+
+// loadJobs gives what is known of jobs; nothing of those that are gone.
+func (s *Service) loadJobs(ctx context.Context, ids []int64) ([]dbq.LoadJobsRow, error) {
+	ctx, cancel := context.WithTimeout(ctx, loadTime)
+	defer cancel()
+	found, err := dbq.New(s.Pool).LoadJobs(ctx, ids)
+	if err != nil {
+		return nil, err
+	}
+	index := make(map[int64]int, len(found))
+	for i, row := range found {
+		index[row.ID] = i
+	}
+	rows := make([]dbq.LoadJobsRow, len(ids))
+	for i, id := range ids {
+		if at, ok := index[id]; ok {
+			rows[i] = found[at]
+		}
+	}
+	return rows, nil
+}
+
+// loadTime bounds one look at what jobs need.
+const loadTime = 20 * time.Second
 
 // Attachments keeps bytes by name.
 type Attachments interface {

@@ -27,7 +27,7 @@ type run struct {
 	s          *Service
 	q          *dbq.Queries
 	action     *jobs.Action
-	job        dbq.LoadJobRow
+	job        dbq.LoadJobsRow
 	zone       *time.Location
 	payload    map[string]any
 	subscriber map[string]any
@@ -73,12 +73,11 @@ func (s *Service) Run(ctx context.Context, a *jobs.Action) (jobs.Result, error) 
 
 func (r *run) load(ctx context.Context) error {
 	var err error
-	r.job, err = r.q.LoadJob(ctx, r.action.ID)
-	if errors.Is(err, pgx.ErrNoRows) {
-		return jobs.Permanent(errors.New("the notification of this job is not there any more"))
-	}
-	if err != nil {
+	if r.job, err = r.s.loads.Do(ctx, r.action.ID); err != nil {
 		return fmt.Errorf("job %d: %w", r.action.ID, err)
+	}
+	if r.job.ID == 0 {
+		return jobs.Permanent(errors.New("the notification of this job is not there any more"))
 	}
 	var row map[string]any
 	for _, f := range []struct {
@@ -233,20 +232,14 @@ func (r *run) held(ctx context.Context) (*jobs.Result, error) {
 	} else if detail != "" {
 		return ended(jobs.StatusCanceled, "preference", detail, ""), nil
 	}
-	reason, err := r.q.SubscriberSuppression(ctx, dbq.SubscriberSuppressionParams{
-		OrganizationID: r.action.OrganizationID, SubscriberID: &r.job.SubscriberID, Channel: r.job.Type,
-	})
-	if errors.Is(err, pgx.ErrNoRows) {
+	if !r.job.Suppressed {
 		return nil, nil
 	}
-	if err != nil {
-		return nil, fmt.Errorf("suppressions: %w", err)
-	}
 	word := "suppressed"
-	if strings.EqualFold(strings.TrimSpace(reason), "unsubscribed") {
+	if strings.EqualFold(strings.TrimSpace(r.job.Suppression), "unsubscribed") {
 		word = "unsubscribed"
 	}
-	return ended(jobs.StatusCanceled, word, "Subscriber is suppressed", reason), nil
+	return ended(jobs.StatusCanceled, word, "Subscriber is suppressed", r.job.Suppression), nil
 }
 
 // isChannel says whether a step of that type sends something to the subscriber.
@@ -287,8 +280,12 @@ func (r *run) unwanted(ctx context.Context) (string, error) {
 	off := said && !byDefault
 	const byWorkflow, byAll = "Step filtered by subscriber workflow preferences", "Step filtered by subscriber global preferences"
 	if !r.job.ReadOnly {
-		rows, err := r.q.PreferencesOf(ctx, dbq.PreferencesOfParams{SubscriberNo: r.job.SubscriberNo, WorkflowID: r.job.WorkflowID})
-		if err != nil {
+		var rows []struct {
+			WorkflowID int64           `json:"workflow_id"`
+			Enabled    bool            `json:"enabled"`
+			Channels   json.RawMessage `json:"channels"`
+		}
+		if err := json.Unmarshal(r.job.Preferences, &rows); err != nil {
 			return "", fmt.Errorf("preferences: %w", err)
 		}
 		for _, p := range rows {
@@ -520,7 +517,10 @@ func cta(rest map[string]any) (json.RawMessage, error) {
 }
 
 func (r *run) message(c *content) *jobs.Message {
-	m := &jobs.Message{Content: c.Body, Tags: r.job.Tags, ProviderID: "novu"}
+	m := &jobs.Message{Content: c.Body, Tags: r.job.Tags, ProviderID: "novu", Of: jobs.MessageOf{
+		NotificationID: r.job.NotificationID, WorkflowID: r.job.WorkflowID, SubscriberNo: r.job.SubscriberNo,
+		SubscriberID: r.job.SubscriberID, TransactionID: r.job.TransactionID,
+	}}
 	if c.HasSubject || c.Subject != "" {
 		m.Subject = &c.Subject
 	}

@@ -113,11 +113,6 @@ SELECT s.channels FROM pgautomate.subscribers s
 UPDATE pgautomate.subscribers SET channels = @channels, updated_at = now()
  WHERE organization_id = @organization_id AND subscriber_id = @subscriber_id;
 
--- name: PreferencesOf :many
--- preferences_pkey.
-SELECT p.workflow_id, p.enabled, p.channels FROM pgautomate.preferences p
- WHERE p.subscriber_no = @subscriber_no AND p.workflow_id IN (0, @workflow_id);
-
 -- name: TenantOf :one
 -- Primary key, workflow_overrides_workflow_id_tenant_id_key.
 SELECT t.identifier, t.name, t.data, o.preference_settings FROM pgautomate.tenants t
@@ -132,13 +127,6 @@ SELECT to_jsonb(s.*) AS subscriber FROM pgautomate.subscribers s
 -- What an earlier step of the notification sent. messages_notification_idx.
 SELECT m.read, m.seen FROM pgautomate.messages m JOIN pgautomate.notification_jobs j ON j.id = m.job_id
  WHERE m.notification_id = @notification_id AND j.step_id = @step_id LIMIT 1;
-
--- name: SubscriberSuppression :one
--- suppressions_subscriber_idx.
-SELECT x.reason FROM pgautomate.suppressions x
- WHERE x.organization_id = @organization_id AND x.subscriber_id = @subscriber_id
-   AND (x.channel IS NULL OR x.channel IN ('*', @channel::text))
- ORDER BY (x.channel = @channel) DESC NULLS LAST, x.id LIMIT 1;
 
 -- name: LockRequest :one
 -- Primary key.

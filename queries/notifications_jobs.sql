@@ -19,33 +19,32 @@ SELECT pgautomate.advance_notifications(ARRAY(SELECT DISTINCT taken.notification
 INSERT INTO pgautomate.messages AS m (organization_id, notification_id, job_id, workflow_id, subscriber_id, subscriber_no, transaction_id,
                                  channel, provider_id, recipient, subject, content, cta, data, avatar, tags, payload,
                                  status, error_id, error_text)
-SELECT n.organization_id, n.id, j.id, n.workflow_id, n.subscriber_id, n.subscriber_no, n.transaction_id,
-       j.action_type, coalesce(w.message ->> 'provider_id', 'novu'), w.message ->> 'recipient', w.message ->> 'subject', w.message ->> 'content',
+SELECT w.organization_id, w.notification_id, w.job_id, w.workflow_id, w.subscriber_id, w.subscriber_no, w.transaction_id,
+       w.channel, coalesce(w.message ->> 'provider_id', 'novu'), w.message ->> 'recipient', w.message ->> 'subject', w.message ->> 'content',
        coalesce(w.message -> 'cta', '{}'), w.message -> 'data', w.message ->> 'avatar',
        ARRAY(SELECT jsonb_array_elements_text(coalesce(w.message -> 'tags', '[]'))), coalesce(w.message -> 'payload', '{}'),
        coalesce(w.message ->> 'status', 'sent'), w.message ->> 'error_id', w.message ->> 'error_text'
-  FROM (SELECT unnest(@job_ids::bigint[]) AS job_id, unnest(@messages::jsonb[]) AS message) w
-  JOIN pgautomate.notification_jobs j ON j.id = w.job_id
-  JOIN pgautomate.notifications n ON n.id = j.notification_id
+  FROM (SELECT unnest(@organization_ids::text[]) AS organization_id, unnest(@notification_ids::bigint[]) AS notification_id,
+               unnest(@job_ids::bigint[]) AS job_id, unnest(@workflow_ids::bigint[]) AS workflow_id,
+               unnest(@subscriber_ids::text[]) AS subscriber_id, unnest(@subscriber_nos::bigint[]) AS subscriber_no,
+               unnest(@transaction_ids::text[]) AS transaction_id, unnest(@channels::text[]) AS channel,
+               unnest(@messages::jsonb[]) AS message) w
 ON CONFLICT (job_id) DO UPDATE
    SET provider_id = excluded.provider_id, recipient = excluded.recipient, subject = excluded.subject, content = excluded.content,
        cta = excluded.cta, data = excluded.data, avatar = excluded.avatar, status = excluded.status,
        error_id = excluded.error_id, error_text = excluded.error_text, updated_at = clock_timestamp();
 
 -- name: NotifyFeeds :exec
--- Tells who listens (server-sent events) whose in-app feed has something new.
-SELECT pg_notify('pgautomate_messages', x.payload)
-  FROM (SELECT DISTINCT n.subscriber_no::text AS payload FROM pgautomate.notification_jobs j
-          JOIN pgautomate.notifications n ON n.id = j.notification_id
-         WHERE j.id = ANY (@job_ids::bigint[])) x;
+-- Tells who listens (server-sent events) whose in-app feeds have something new: subscribers' numbers, with commas between.
+SELECT pg_notify('pgautomate_messages', unnest(@subscribers::text[]));
 
 -- name: WriteDetails :exec
 INSERT INTO pgautomate.job_details (job_id, status, detail, source, provider_id, raw)
 SELECT unnest(@job_ids::bigint[]), unnest(@statuses::text[]), unnest(@details::text[]), unnest(@sources::text[]),
        nullif(unnest(@provider_ids::text[]), ''), nullif(unnest(@raws::text[]), '');
 
--- name: LoadJob :one
--- All that a step needs to know. Primary keys.
+-- name: LoadJobs :many
+-- All that steps need to know. Primary keys, preferences_pkey, suppressions_subscriber_idx.
 SELECT j.id, j.notification_id, j.step_id, j.sequence_number, j.digest_group, j.merged_into, j.created_at,
        n.workflow_id, n.subscriber_id, n.subscriber_no, n.transaction_id, (n.canceled_at IS NOT NULL OR e.canceled_at IS NOT NULL)::boolean AS canceled,
        n.created_at AS notification_created_at,
@@ -56,14 +55,21 @@ SELECT j.id, j.notification_id, j.step_id, j.sequence_number, j.digest_group, j.
        (SELECT coalesce(jsonb_agg(jsonb_build_object('step_id', d.step_id, 'type', d.action_type, 'result', d.result) ORDER BY d.sequence_number), '[]')
           FROM pgautomate.notification_jobs d
          WHERE d.notification_id = j.notification_id AND d.sequence_number < j.sequence_number
-           AND d.action_type IN ('digest', 'custom', 'webhook') AND d.status = 'completed')::jsonb AS results
+           AND d.action_type IN ('digest', 'custom', 'webhook') AND d.status = 'completed')::jsonb AS results,
+       (SELECT coalesce(jsonb_agg(jsonb_build_object('workflow_id', p.workflow_id, 'enabled', p.enabled, 'channels', p.channels)), '[]')
+          FROM pgautomate.preferences p WHERE p.subscriber_no = n.subscriber_no AND p.workflow_id IN (0, n.workflow_id))::jsonb AS preferences,
+       (x.reason IS NOT NULL)::boolean AS suppressed, coalesce(x.reason, '')::text AS suppression
   FROM pgautomate.notification_jobs j
   JOIN pgautomate.notifications n ON n.id = j.notification_id
   JOIN pgautomate.notification_events e ON e.id = n.event_id
   JOIN pgautomate.workflows w ON w.id = n.workflow_id
   JOIN pgautomate.workflow_steps s ON s.id = j.step_no
   JOIN pgautomate.subscribers u ON u.id = n.subscriber_no
- WHERE j.id = @id;
+  LEFT JOIN LATERAL (
+       SELECT z.reason FROM pgautomate.suppressions z
+        WHERE z.organization_id = j.organization_id AND z.subscriber_id = n.subscriber_id AND (z.channel IS NULL OR z.channel IN ('*', s.type))
+        ORDER BY (z.channel = s.type) DESC NULLS LAST, z.id LIMIT 1) x ON true
+ WHERE j.id = ANY (@ids::bigint[]);
 
 -- name: LockNotification :one
 -- What a cancelation and a decision about one of the jobs wait for. Primary key.

@@ -290,6 +290,16 @@ UPDATE ONLY pgautomate.lead_stage_actions a
  WHERE a.id = d.id AND a.fence = d.fence AND a.status::text = 'running'
 RETURNING a.id, a.lead_stage_id, a.organization_id, a.action_type, a.status::text AS status, a.perform_at, false AS notification;
 
+-- The same for notifications' jobs.
+-- name: CompleteSteps :many
+UPDATE pgautomate.notification_jobs a
+   SET status = 'completed', result = coalesce(d.result, a.result), error = NULL, reason = d.reason, timer = d.timer,
+       waiting_since = NULL, worker_id = NULL, finished_at = now()
+  FROM (SELECT unnest(@ids::bigint[]) AS id, unnest(@fences::bigint[]) AS fence, nullif(unnest(@results::jsonb[]), 'null') AS result,
+               nullif(unnest(@reasons::text[]), '') AS reason, unnest(@timers::boolean[]) AS timer) d
+ WHERE a.id = d.id AND a.fence = d.fence AND a.status::text = 'running'
+RETURNING a.id, a.lead_stage_id, a.organization_id, a.action_type, a.status::text AS status, a.perform_at, true AS notification;
+
 -- name: StillHeld :many
 SELECT a.id FROM pgautomate.work a
   JOIN (SELECT unnest(@ids::bigint[]) AS id, unnest(@fences::bigint[]) AS fence) d ON d.id = a.id AND d.fence = a.fence

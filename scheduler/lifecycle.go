@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -15,6 +17,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/pgautomate/pgautomate/db/dbq"
+	"github.com/pgautomate/pgautomate/internal/batch"
 	"github.com/pgautomate/pgautomate/internal/failpoint"
 	"github.com/pgautomate/pgautomate/jobs"
 )
@@ -32,8 +35,8 @@ type Lifecycle struct {
 	// observe is told of each start and end, for metrics.
 	observe Observer
 
-	starts   *Batcher[int64, startAnswer]
-	finishes *Batcher[finish, finishAnswer]
+	starts   *batch.Batcher[int64, startAnswer]
+	finishes *batch.Batcher[finish, finishAnswer]
 	// alone bounds the transactions that may wait for an app's lock, so that they
 	// never take all connections.
 	alone chan struct{}
@@ -85,7 +88,8 @@ var asEngine = pgx.TxOptions{BeginQuery: beginEngine}
 // asEngineSoon is for what waits for locks, but not for long.
 var asEngineSoon = pgx.TxOptions{BeginQuery: beginEngine + "; SET LOCAL lock_timeout = '50ms'"}
 
-const beginEngine = "BEGIN; SET LOCAL pgautomate.engine = 'on'; SET LOCAL idle_in_transaction_session_timeout = '20s'"
+// Plans are made once: each statement's best one doesn't depend on what it is asked.
+const beginEngine = "BEGIN; SET LOCAL pgautomate.engine = 'on'; SET LOCAL idle_in_transaction_session_timeout = '20s'; SET LOCAL plan_cache_mode = 'force_generic_plan'"
 
 // NewLifecycle makes a Lifecycle; Stop ends it.
 func NewLifecycle(c LifecycleConfig) *Lifecycle {
@@ -97,8 +101,8 @@ func NewLifecycle(c LifecycleConfig) *Lifecycle {
 	var ctx context.Context
 	ctx, l.stop = context.WithCancel(context.Background())
 	l.sweeps.Go(func() { l.sweep(ctx) })
-	l.starts = NewBatcher(500, 1, l.startBatch)
-	l.finishes = NewBatcher(500, 1, l.finishBatch)
+	l.starts = batch.New(500, 1, l.startBatch)
+	l.finishes = batch.New(500, 1, l.finishBatch)
 	return l
 }
 
@@ -272,9 +276,9 @@ type finish struct {
 	o jobs.Outcome
 }
 
-// plain says that a stage's action is completed, and nothing else.
+// plain says that an action is completed, and nothing else.
 func (f *finish) plain() bool {
-	return f.o.Status == jobs.StatusCompleted && !f.s.Action.Notification && f.o.PerformAt.IsZero() && f.o.WaitingSince.IsZero() &&
+	return f.o.Status == jobs.StatusCompleted && f.o.PerformAt.IsZero() && f.o.WaitingSince.IsZero() &&
 		f.o.Error == "" && f.o.Refund == 0
 }
 
@@ -328,11 +332,20 @@ func (l *Lifecycle) finishBatch(ctx context.Context, batch []finish) ([]finishAn
 		index[f.s.Action.ID] = i
 	}
 	var rows []dbq.FinishActionsRow
-	write := func(how pgx.TxOptions, plain, other []finish) error {
+	write := func(how pgx.TxOptions, actions, steps, other []finish) error {
 		rows = nil
 		return inOneGo(ctx, l.pool, how, func(_ pgx.Tx, q *dbq.Queries) error {
-			if len(plain) > 0 {
-				completed, err := q.CompleteActions(ctx, completeParams(plain))
+			if len(actions) > 0 {
+				completed, err := q.CompleteActions(ctx, completeParams(actions))
+				if err != nil {
+					return err
+				}
+				for _, r := range completed {
+					rows = append(rows, dbq.FinishActionsRow(r))
+				}
+			}
+			if len(steps) > 0 {
+				completed, err := q.CompleteSteps(ctx, dbq.CompleteStepsParams(completeParams(steps)))
 				if err != nil {
 					return err
 				}
@@ -353,17 +366,20 @@ func (l *Lifecycle) finishBatch(ctx context.Context, batch []finish) ([]finishAn
 			return err
 		})
 	}
-	var plain, other []finish
+	var actions, steps, other []finish
 	for _, f := range batch {
-		if f.plain() {
-			plain = append(plain, f)
-		} else {
+		switch {
+		case !f.plain():
 			other = append(other, f)
+		case f.s.Action.Notification:
+			steps = append(steps, f)
+		default:
+			actions = append(actions, f)
 		}
 	}
-	err := write(asEngineSoon, plain, other)
+	err := write(asEngineSoon, actions, steps, other)
 	if isLocked(err) {
-		err = write(asEngine, nil, batch) // which waits for nobody
+		err = write(asEngine, nil, nil, batch) // which waits for nobody
 	}
 	if isBadValue(err) {
 		return l.finishSingly(ctx, batch, err)
@@ -549,7 +565,7 @@ func lockDecided(ctx context.Context, q *dbq.Queries, s *jobs.Started, o jobs.Ou
 func writeRecords(ctx context.Context, q *dbq.Queries, rows []dbq.FinishActionsRow, records func(id int64) *jobs.Records) error {
 	var messages dbq.WriteMessagesParams
 	var details dbq.WriteDetailsParams
-	var feeds []int64
+	var feeds []int64 // subscribers
 	for _, r := range rows {
 		kept := records(r.ID)
 		if !r.Notification || kept == nil {
@@ -560,9 +576,14 @@ func writeRecords(ctx context.Context, q *dbq.Queries, rows []dbq.FinishActionsR
 			if err != nil {
 				return fmt.Errorf("message: %w", err)
 			}
-			messages.JobIds, messages.Messages = append(messages.JobIds, r.ID), append(messages.Messages, raw)
+			of := kept.Message.Of
+			messages.OrganizationIds, messages.NotificationIds = append(messages.OrganizationIds, r.OrganizationID), append(messages.NotificationIds, of.NotificationID)
+			messages.JobIds, messages.WorkflowIds = append(messages.JobIds, r.ID), append(messages.WorkflowIds, of.WorkflowID)
+			messages.SubscriberIds, messages.SubscriberNos = append(messages.SubscriberIds, of.SubscriberID), append(messages.SubscriberNos, of.SubscriberNo)
+			messages.TransactionIds, messages.Channels = append(messages.TransactionIds, of.TransactionID), append(messages.Channels, r.ActionType)
+			messages.Messages = append(messages.Messages, raw)
 			if r.ActionType == "in_app" {
-				feeds = append(feeds, r.ID)
+				feeds = append(feeds, of.SubscriberNo)
 			}
 		}
 		for _, d := range kept.Details {
@@ -577,7 +598,7 @@ func writeRecords(ctx context.Context, q *dbq.Queries, rows []dbq.FinishActionsR
 		}
 	}
 	if len(feeds) > 0 {
-		if err := q.NotifyFeeds(ctx, feeds); err != nil {
+		if err := q.NotifyFeeds(ctx, listed(feeds)); err != nil {
 			return fmt.Errorf("messages: %w", err)
 		}
 	}
@@ -587,6 +608,26 @@ func writeRecords(ctx context.Context, q *dbq.Queries, rows []dbq.FinishActionsR
 		}
 	}
 	return nil
+}
+
+// mostNotified bounds a payload of NOTIFY, which Postgres wants below 8,000 bytes.
+const mostNotified = 7000
+
+// listed gives numbers, each once, with commas between, in as few texts as NOTIFY lets.
+func listed(numbers []int64) []string {
+	slices.Sort(numbers)
+	var texts []string
+	var text []byte
+	for _, n := range slices.Compact(numbers) {
+		if len(text) > mostNotified {
+			texts, text = append(texts, string(text)), nil
+		}
+		if len(text) > 0 {
+			text = append(text, ',')
+		}
+		text = strconv.AppendInt(text, n, 10)
+	}
+	return append(texts, string(text))
 }
 
 // finishAlone writes one outcome together with its effect, or with the end of its

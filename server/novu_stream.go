@@ -13,6 +13,7 @@ import (
 	"maps"
 	"net/http"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -223,31 +224,45 @@ func (l *listeners) hear(ctx context.Context, begun func()) error {
 		return err
 	}
 	begun()
-	l.tell(nil) // of what came while nobody heard
+	l.tellAll() // of what came while nobody heard
 	for {
 		n, err := conn.WaitForNotification(ctx)
 		if err != nil {
 			return err
 		}
-		if id, err := strconv.ParseInt(n.Payload, 10, 64); err == nil {
-			l.tell(&id)
+		var subscribers []int64
+		for text := range strings.SplitSeq(n.Payload, ",") {
+			if id, err := strconv.ParseInt(text, 10, 64); err == nil {
+				subscribers = append(subscribers, id)
+			}
 		}
+		l.tell(subscribers)
 	}
 }
 
-// tell wakes one subscriber's streams, or all.
-func (l *listeners) tell(subscriber *int64) {
+// tell wakes the streams of subscribers.
+func (l *listeners) tell(subscribers []int64) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	for id, all := range l.of {
-		if subscriber != nil && id != *subscriber {
-			continue
-		}
-		for one := range all {
-			select {
-			case one <- struct{}{}:
-			default:
-			}
+	for _, id := range subscribers {
+		wake(l.of[id])
+	}
+}
+
+// tellAll wakes all streams.
+func (l *listeners) tellAll() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, streams := range l.of {
+		wake(streams)
+	}
+}
+
+func wake(streams map[chan struct{}]bool) {
+	for one := range streams {
+		select {
+		case one <- struct{}{}:
+		default:
 		}
 	}
 }

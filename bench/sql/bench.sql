@@ -210,6 +210,31 @@ SELECT EXISTS (SELECT FROM pgautomate.notification_events WHERE status = 'pendin
 -- name: not_notified
 SELECT count(*) FROM pgautomate.notification_jobs WHERE status <> 'completed'
 
+-- name: steps_of
+SELECT w.id, ARRAY(SELECT s.id FROM pgautomate.workflow_steps s WHERE s.workflow_id = w.id ORDER BY s.position) FROM pgautomate.workflows w WHERE w.identifier = 'steps'
+
+
+-- name: insert_event
+INSERT INTO pgautomate.notification_events (organization_id, workflow_id, transaction_id, step_ids, status, fanned_out, finished_at)
+VALUES ($1, $2, $3, $4, 'done', $5, now()) RETURNING id
+
+
+-- name: insert_notification
+INSERT INTO pgautomate.notifications (organization_id, event_id, workflow_id, subscriber_id, subscriber_no, transaction_id, channels, topic_key)
+VALUES ($1, $2, $3, $4, $5, $6, '{in_app}', 'all')
+
+
+-- name: insert_step
+INSERT INTO pgautomate.notification_jobs (organization_id, lead_id, object_type, notification_id, subscriber_id, transaction_id, sequence_number, action_type, step_id, step_no,
+                                          status, perform_at, queued_at, started_at, finished_at, attempt, fence)
+VALUES ($1, $2, 'subscriber', currval('pgautomate.notifications_id_seq'), $2, $3, $4, $5, $6, $7, 'completed', now(), now(), now(), now(), 1, 1)
+
+
+-- name: insert_message
+INSERT INTO pgautomate.messages (organization_id, notification_id, job_id, workflow_id, subscriber_id, subscriber_no, transaction_id, channel, content, payload)
+VALUES ($1, currval('pgautomate.notifications_id_seq'), currval('pgautomate.lead_stage_actions_id_seq'), $2, $3, $4, $5, 'in_app', $6, '{"n": 1}')
+
+
 -- name: notified_plainly
 WITH e AS (
     INSERT INTO pgautomate.notification_events (organization_id, workflow_id, transaction_id, step_ids, status, fanned_out, finished_at)

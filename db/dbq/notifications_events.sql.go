@@ -385,43 +385,6 @@ func (q *Queries) NotifyFeed(ctx context.Context, arg NotifyFeedParams) error {
 	return err
 }
 
-const preferencesOf = `-- name: PreferencesOf :many
-SELECT p.workflow_id, p.enabled, p.channels FROM pgautomate.preferences p
- WHERE p.subscriber_no = $1 AND p.workflow_id IN (0, $2)
-`
-
-type PreferencesOfParams struct {
-	SubscriberNo int64
-	WorkflowID   int64
-}
-
-type PreferencesOfRow struct {
-	WorkflowID int64
-	Enabled    bool
-	Channels   json.RawMessage
-}
-
-// preferences_pkey.
-func (q *Queries) PreferencesOf(ctx context.Context, arg PreferencesOfParams) ([]PreferencesOfRow, error) {
-	rows, err := q.db.Query(ctx, preferencesOf, arg.SubscriberNo, arg.WorkflowID)
-	if err != nil {
-		return nil, err
-	}
-	defer rows.Close()
-	var items []PreferencesOfRow
-	for rows.Next() {
-		var i PreferencesOfRow
-		if err := rows.Scan(&i.WorkflowID, &i.Enabled, &i.Channels); err != nil {
-			return nil, err
-		}
-		items = append(items, i)
-	}
-	if err := rows.Err(); err != nil {
-		return nil, err
-	}
-	return items, nil
-}
-
 const setSubscriberChannels = `-- name: SetSubscriberChannels :exec
 UPDATE pgautomate.subscribers SET channels = $1, updated_at = now()
  WHERE organization_id = $2 AND subscriber_id = $3
@@ -528,27 +491,6 @@ func (q *Queries) SubscriberNumbers(ctx context.Context, arg SubscriberNumbersPa
 		return nil, err
 	}
 	return items, nil
-}
-
-const subscriberSuppression = `-- name: SubscriberSuppression :one
-SELECT x.reason FROM pgautomate.suppressions x
- WHERE x.organization_id = $1 AND x.subscriber_id = $2
-   AND (x.channel IS NULL OR x.channel IN ('*', $3::text))
- ORDER BY (x.channel = $3) DESC NULLS LAST, x.id LIMIT 1
-`
-
-type SubscriberSuppressionParams struct {
-	OrganizationID string
-	SubscriberID   *string
-	Channel        string
-}
-
-// suppressions_subscriber_idx.
-func (q *Queries) SubscriberSuppression(ctx context.Context, arg SubscriberSuppressionParams) (string, error) {
-	row := q.db.QueryRow(ctx, subscriberSuppression, arg.OrganizationID, arg.SubscriberID, arg.Channel)
-	var reason string
-	err := row.Scan(&reason)
-	return reason, err
 }
 
 const tenantOf = `-- name: TenantOf :one

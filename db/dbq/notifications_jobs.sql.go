@@ -415,7 +415,7 @@ func (q *Queries) LetThrough(ctx context.Context, arg LetThroughParams) (int64, 
 	return count, err
 }
 
-const loadJob = `-- name: LoadJob :one
+const loadJobs = `-- name: LoadJobs :many
 SELECT j.id, j.notification_id, j.step_id, j.sequence_number, j.digest_group, j.merged_into, j.created_at,
        n.workflow_id, n.subscriber_id, n.subscriber_no, n.transaction_id, (n.canceled_at IS NOT NULL OR e.canceled_at IS NOT NULL)::boolean AS canceled,
        n.created_at AS notification_created_at,
@@ -426,17 +426,24 @@ SELECT j.id, j.notification_id, j.step_id, j.sequence_number, j.digest_group, j.
        (SELECT coalesce(jsonb_agg(jsonb_build_object('step_id', d.step_id, 'type', d.action_type, 'result', d.result) ORDER BY d.sequence_number), '[]')
           FROM pgautomate.notification_jobs d
          WHERE d.notification_id = j.notification_id AND d.sequence_number < j.sequence_number
-           AND d.action_type IN ('digest', 'custom', 'webhook') AND d.status = 'completed')::jsonb AS results
+           AND d.action_type IN ('digest', 'custom', 'webhook') AND d.status = 'completed')::jsonb AS results,
+       (SELECT coalesce(jsonb_agg(jsonb_build_object('workflow_id', p.workflow_id, 'enabled', p.enabled, 'channels', p.channels)), '[]')
+          FROM pgautomate.preferences p WHERE p.subscriber_no = n.subscriber_no AND p.workflow_id IN (0, n.workflow_id))::jsonb AS preferences,
+       (x.reason IS NOT NULL)::boolean AS suppressed, coalesce(x.reason, '')::text AS suppression
   FROM pgautomate.notification_jobs j
   JOIN pgautomate.notifications n ON n.id = j.notification_id
   JOIN pgautomate.notification_events e ON e.id = n.event_id
   JOIN pgautomate.workflows w ON w.id = n.workflow_id
   JOIN pgautomate.workflow_steps s ON s.id = j.step_no
   JOIN pgautomate.subscribers u ON u.id = n.subscriber_no
- WHERE j.id = $1
+  LEFT JOIN LATERAL (
+       SELECT z.reason FROM pgautomate.suppressions z
+        WHERE z.organization_id = j.organization_id AND z.subscriber_id = n.subscriber_id AND (z.channel IS NULL OR z.channel IN ('*', s.type))
+        ORDER BY (z.channel = s.type) DESC NULLS LAST, z.id LIMIT 1) x ON true
+ WHERE j.id = ANY ($1::bigint[])
 `
 
-type LoadJobRow struct {
+type LoadJobsRow struct {
 	ID                    int64
 	NotificationID        int64
 	StepID                string
@@ -470,48 +477,67 @@ type LoadJobRow struct {
 	Variants              json.RawMessage
 	Subscriber            json.RawMessage
 	Results               json.RawMessage
+	Preferences           json.RawMessage
+	Suppressed            bool
+	Suppression           string
 }
 
-// All that a step needs to know. Primary keys.
-func (q *Queries) LoadJob(ctx context.Context, id int64) (LoadJobRow, error) {
-	row := q.db.QueryRow(ctx, loadJob, id)
-	var i LoadJobRow
-	err := row.Scan(
-		&i.ID,
-		&i.NotificationID,
-		&i.StepID,
-		&i.SequenceNumber,
-		&i.DigestGroup,
-		&i.MergedInto,
-		&i.CreatedAt,
-		&i.WorkflowID,
-		&i.SubscriberID,
-		&i.SubscriberNo,
-		&i.TransactionID,
-		&i.Canceled,
-		&i.NotificationCreatedAt,
-		&i.Payload,
-		&i.Overrides,
-		&i.Actor,
-		&i.TenantID,
-		&i.Attachments,
-		&i.Cause,
-		&i.WorkflowIdentifier,
-		&i.WorkflowName,
-		&i.Critical,
-		&i.ReadOnly,
-		&i.PreferenceSettings,
-		&i.Tags,
-		&i.Type,
-		&i.StepName,
-		&i.Controls,
-		&i.Settings,
-		&i.Filters,
-		&i.Variants,
-		&i.Subscriber,
-		&i.Results,
-	)
-	return i, err
+// All that steps need to know. Primary keys, preferences_pkey, suppressions_subscriber_idx.
+func (q *Queries) LoadJobs(ctx context.Context, ids []int64) ([]LoadJobsRow, error) {
+	rows, err := q.db.Query(ctx, loadJobs, ids)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []LoadJobsRow
+	for rows.Next() {
+		var i LoadJobsRow
+		if err := rows.Scan(
+			&i.ID,
+			&i.NotificationID,
+			&i.StepID,
+			&i.SequenceNumber,
+			&i.DigestGroup,
+			&i.MergedInto,
+			&i.CreatedAt,
+			&i.WorkflowID,
+			&i.SubscriberID,
+			&i.SubscriberNo,
+			&i.TransactionID,
+			&i.Canceled,
+			&i.NotificationCreatedAt,
+			&i.Payload,
+			&i.Overrides,
+			&i.Actor,
+			&i.TenantID,
+			&i.Attachments,
+			&i.Cause,
+			&i.WorkflowIdentifier,
+			&i.WorkflowName,
+			&i.Critical,
+			&i.ReadOnly,
+			&i.PreferenceSettings,
+			&i.Tags,
+			&i.Type,
+			&i.StepName,
+			&i.Controls,
+			&i.Settings,
+			&i.Filters,
+			&i.Variants,
+			&i.Subscriber,
+			&i.Results,
+			&i.Preferences,
+			&i.Suppressed,
+			&i.Suppression,
+		); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
 }
 
 const lockDigestGroup = `-- name: LockDigestGroup :one
@@ -646,15 +672,12 @@ func (q *Queries) MergeRest(ctx context.Context, arg MergeRestParams) error {
 }
 
 const notifyFeeds = `-- name: NotifyFeeds :exec
-SELECT pg_notify('pgautomate_messages', x.payload)
-  FROM (SELECT DISTINCT n.subscriber_no::text AS payload FROM pgautomate.notification_jobs j
-          JOIN pgautomate.notifications n ON n.id = j.notification_id
-         WHERE j.id = ANY ($1::bigint[])) x
+SELECT pg_notify('pgautomate_messages', unnest($1::text[]))
 `
 
-// Tells who listens (server-sent events) whose in-app feed has something new.
-func (q *Queries) NotifyFeeds(ctx context.Context, jobIds []int64) error {
-	_, err := q.db.Exec(ctx, notifyFeeds, jobIds)
+// Tells who listens (server-sent events) whose in-app feeds have something new: subscribers' numbers, with commas between.
+func (q *Queries) NotifyFeeds(ctx context.Context, subscribers []string) error {
+	_, err := q.db.Exec(ctx, notifyFeeds, subscribers)
 	return err
 }
 
@@ -800,14 +823,16 @@ const writeMessages = `-- name: WriteMessages :exec
 INSERT INTO pgautomate.messages AS m (organization_id, notification_id, job_id, workflow_id, subscriber_id, subscriber_no, transaction_id,
                                  channel, provider_id, recipient, subject, content, cta, data, avatar, tags, payload,
                                  status, error_id, error_text)
-SELECT n.organization_id, n.id, j.id, n.workflow_id, n.subscriber_id, n.subscriber_no, n.transaction_id,
-       j.action_type, coalesce(w.message ->> 'provider_id', 'novu'), w.message ->> 'recipient', w.message ->> 'subject', w.message ->> 'content',
+SELECT w.organization_id, w.notification_id, w.job_id, w.workflow_id, w.subscriber_id, w.subscriber_no, w.transaction_id,
+       w.channel, coalesce(w.message ->> 'provider_id', 'novu'), w.message ->> 'recipient', w.message ->> 'subject', w.message ->> 'content',
        coalesce(w.message -> 'cta', '{}'), w.message -> 'data', w.message ->> 'avatar',
        ARRAY(SELECT jsonb_array_elements_text(coalesce(w.message -> 'tags', '[]'))), coalesce(w.message -> 'payload', '{}'),
        coalesce(w.message ->> 'status', 'sent'), w.message ->> 'error_id', w.message ->> 'error_text'
-  FROM (SELECT unnest($1::bigint[]) AS job_id, unnest($2::jsonb[]) AS message) w
-  JOIN pgautomate.notification_jobs j ON j.id = w.job_id
-  JOIN pgautomate.notifications n ON n.id = j.notification_id
+  FROM (SELECT unnest($1::text[]) AS organization_id, unnest($2::bigint[]) AS notification_id,
+               unnest($3::bigint[]) AS job_id, unnest($4::bigint[]) AS workflow_id,
+               unnest($5::text[]) AS subscriber_id, unnest($6::bigint[]) AS subscriber_no,
+               unnest($7::text[]) AS transaction_id, unnest($8::text[]) AS channel,
+               unnest($9::jsonb[]) AS message) w
 ON CONFLICT (job_id) DO UPDATE
    SET provider_id = excluded.provider_id, recipient = excluded.recipient, subject = excluded.subject, content = excluded.content,
        cta = excluded.cta, data = excluded.data, avatar = excluded.avatar, status = excluded.status,
@@ -815,12 +840,29 @@ ON CONFLICT (job_id) DO UPDATE
 `
 
 type WriteMessagesParams struct {
-	JobIds   []int64
-	Messages []json.RawMessage
+	OrganizationIds []string
+	NotificationIds []int64
+	JobIds          []int64
+	WorkflowIds     []int64
+	SubscriberIds   []string
+	SubscriberNos   []int64
+	TransactionIds  []string
+	Channels        []string
+	Messages        []json.RawMessage
 }
 
 // What jobs sent; a job that is run again replaces its own. messages_job_id_key.
 func (q *Queries) WriteMessages(ctx context.Context, arg WriteMessagesParams) error {
-	_, err := q.db.Exec(ctx, writeMessages, arg.JobIds, arg.Messages)
+	_, err := q.db.Exec(ctx, writeMessages,
+		arg.OrganizationIds,
+		arg.NotificationIds,
+		arg.JobIds,
+		arg.WorkflowIds,
+		arg.SubscriberIds,
+		arg.SubscriberNos,
+		arg.TransactionIds,
+		arg.Channels,
+		arg.Messages,
+	)
 	return err
 }

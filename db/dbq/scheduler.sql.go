@@ -304,6 +304,69 @@ func (q *Queries) CompleteActions(ctx context.Context, arg CompleteActionsParams
 	return items, nil
 }
 
+const completeSteps = `-- name: CompleteSteps :many
+UPDATE pgautomate.notification_jobs a
+   SET status = 'completed', result = coalesce(d.result, a.result), error = NULL, reason = d.reason, timer = d.timer,
+       waiting_since = NULL, worker_id = NULL, finished_at = now()
+  FROM (SELECT unnest($1::bigint[]) AS id, unnest($2::bigint[]) AS fence, nullif(unnest($3::jsonb[]), 'null') AS result,
+               nullif(unnest($4::text[]), '') AS reason, unnest($5::boolean[]) AS timer) d
+ WHERE a.id = d.id AND a.fence = d.fence AND a.status::text = 'running'
+RETURNING a.id, a.lead_stage_id, a.organization_id, a.action_type, a.status::text AS status, a.perform_at, true AS notification
+`
+
+type CompleteStepsParams struct {
+	Ids     []int64
+	Fences  []int64
+	Results []json.RawMessage
+	Reasons []string
+	Timers  []bool
+}
+
+type CompleteStepsRow struct {
+	ID             int64
+	LeadStageID    *int64
+	OrganizationID string
+	ActionType     string
+	Status         string
+	PerformAt      *time.Time
+	Notification   bool
+}
+
+// The same for notifications' jobs.
+func (q *Queries) CompleteSteps(ctx context.Context, arg CompleteStepsParams) ([]CompleteStepsRow, error) {
+	rows, err := q.db.Query(ctx, completeSteps,
+		arg.Ids,
+		arg.Fences,
+		arg.Results,
+		arg.Reasons,
+		arg.Timers,
+	)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []CompleteStepsRow
+	for rows.Next() {
+		var i CompleteStepsRow
+		if err := rows.Scan(
+			&i.ID,
+			&i.LeadStageID,
+			&i.OrganizationID,
+			&i.ActionType,
+			&i.Status,
+			&i.PerformAt,
+			&i.Notification,
+		); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
 const countStarts = `-- name: CountStarts :exec
 INSERT INTO pgautomate.throttle_starts AS c (organization_id, action_type, slice_start, slice_end, starts)
 SELECT s.organization_id, th.action_type, b.slice_start, b.slice_start + th.per / 64, sum(s.starts)

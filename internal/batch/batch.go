@@ -1,4 +1,5 @@
-package scheduler
+// Package batch turns many small requests into few statements.
+package batch
 
 import (
 	"context"
@@ -28,9 +29,9 @@ type reply[Out any] struct {
 	err error
 }
 
-// NewBatcher makes a batcher of at most `most` requests a batch and `parallel` batches at once.
+// New makes a batcher of at most `most` requests a batch and `parallel` batches at once.
 // run answers each request, in order.
-func NewBatcher[In, Out any](most, parallel int, run func(context.Context, []In) ([]Out, error)) *Batcher[In, Out] {
+func New[In, Out any](most, parallel int, run func(context.Context, []In) ([]Out, error)) *Batcher[In, Out] {
 	b := &Batcher[In, Out]{most: most, run: run, requests: make(chan request[In, Out]), stopped: make(chan struct{})}
 	for range parallel {
 		b.done.Add(1)
