@@ -298,8 +298,13 @@ func (s *Service) accept(ctx context.Context, tx pgx.Tx, organization string, p 
 		OrganizationID: organization, WorkflowID: p.workflow, TransactionID: p.answer.TransactionID, StepIds: p.steps,
 		Broadcast: p.broadcast, Payload: p.payload, Overrides: p.overrides, TenantID: p.tenant, Cause: p.cause,
 	}
+	// Single recipients get theirs in this transaction: nothing is left to be shared out.
+	singles := p.to.Singles
+	if event.Done = !p.broadcast && len(p.to.Topics) == 0; event.Done {
+		event.FannedOut, singles = int64(len(singles)), nil
+	}
 	var err error
-	if event.Recipients, err = json.Marshal(orEmpty(p.to.Singles)); err != nil {
+	if event.Recipients, err = json.Marshal(orEmpty(singles)); err != nil {
 		return err
 	}
 	if event.Topics, err = json.Marshal(orEmpty(p.to.Topics)); err != nil {
@@ -324,13 +329,9 @@ func (s *Service) accept(ctx context.Context, tx pgx.Tx, organization string, p 
 			return err
 		}
 	}
-	if !p.broadcast && len(p.to.Topics) == 0 {
-		for done := false; !done; {
-			if done, err = s.share(ctx, tx, id); err != nil {
-				return err
-			}
-		}
-		return nil
+	if event.Done {
+		_, err := s.shareSingles(ctx, q, &dbq.LockEventRow{ID: id, OrganizationID: organization}, p.to.Singles)
+		return err
 	}
 	failpoint.Hit("trigger-before-queue")
 	_, err = s.River.InsertManyFastTx(ctx, tx, []river.InsertManyParams{{

@@ -26,9 +26,10 @@ RETURNING t.id;
 -- name: InsertEvent :one
 -- No row: that transactionId was there before. notification_events_organization_id_transaction_id_key.
 INSERT INTO pgautomate.notification_events (organization_id, workflow_id, transaction_id, step_ids, recipients, topics, broadcast,
-                                            payload, overrides, actor, tenant_id, attachments, cause)
+                                            payload, overrides, actor, tenant_id, attachments, cause, status, fanned_out, finished_at)
 VALUES (@organization_id, @workflow_id, @transaction_id, @step_ids::bigint[], @recipients, @topics, @broadcast,
-        @payload, @overrides, sqlc.narg(actor), sqlc.narg(tenant_id), @attachments, sqlc.narg(cause))
+        @payload, @overrides, sqlc.narg(actor), sqlc.narg(tenant_id), @attachments, sqlc.narg(cause),
+        CASE WHEN @done::boolean THEN 'done' ELSE 'pending' END, @fanned_out, CASE WHEN @done THEN clock_timestamp() END)
 ON CONFLICT (organization_id, transaction_id) DO NOTHING
 RETURNING id;
 

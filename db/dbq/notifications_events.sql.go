@@ -207,9 +207,10 @@ func (q *Queries) FindWorkflow(ctx context.Context, arg FindWorkflowParams) (Fin
 
 const insertEvent = `-- name: InsertEvent :one
 INSERT INTO pgautomate.notification_events (organization_id, workflow_id, transaction_id, step_ids, recipients, topics, broadcast,
-                                            payload, overrides, actor, tenant_id, attachments, cause)
+                                            payload, overrides, actor, tenant_id, attachments, cause, status, fanned_out, finished_at)
 VALUES ($1, $2, $3, $4::bigint[], $5, $6, $7,
-        $8, $9, $10, $11, $12, $13)
+        $8, $9, $10, $11, $12, $13,
+        CASE WHEN $14::boolean THEN 'done' ELSE 'pending' END, $15, CASE WHEN $14 THEN clock_timestamp() END)
 ON CONFLICT (organization_id, transaction_id) DO NOTHING
 RETURNING id
 `
@@ -228,6 +229,8 @@ type InsertEventParams struct {
 	TenantID       *int64
 	Attachments    json.RawMessage
 	Cause          json.RawMessage
+	Done           bool
+	FannedOut      int64
 }
 
 // No row: that transactionId was there before. notification_events_organization_id_transaction_id_key.
@@ -246,6 +249,8 @@ func (q *Queries) InsertEvent(ctx context.Context, arg InsertEventParams) (int64
 		arg.TenantID,
 		arg.Attachments,
 		arg.Cause,
+		arg.Done,
+		arg.FannedOut,
 	)
 	var id int64
 	err := row.Scan(&id)
