@@ -78,7 +78,8 @@ SELECT @organization_id, r.subscriber_id, nullif(r.first_name, ''), nullif(r.las
        nullif(r.avatar, ''), nullif(r.locale, ''), nullif(r.timezone, ''), r.data
   FROM jsonb_to_recordset(@recipients::jsonb) AS r (subscriber_id text, first_name text, last_name text, email text, phone text, avatar text,
                                            locale text, timezone text, data jsonb)
-  LEFT JOIN pgautomate.subscribers o ON o.organization_id = @organization_id AND o.subscriber_id = r.subscriber_id
+  LEFT JOIN LATERAL (SELECT x.* FROM pgautomate.subscribers x
+                      WHERE x.organization_id = @organization_id AND x.subscriber_id = r.subscriber_id LIMIT 1) o ON true -- never all of them
  WHERE o.id IS NULL OR o.deleted_at IS NOT NULL
     OR nullif(r.first_name, '') <> coalesce(o.first_name, '') OR nullif(r.last_name, '') <> coalesce(o.last_name, '')
     OR nullif(r.email, '') <> coalesce(o.email, '') OR nullif(r.phone, '') <> coalesce(o.phone, '')

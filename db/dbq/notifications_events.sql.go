@@ -601,7 +601,8 @@ SELECT $1, r.subscriber_id, nullif(r.first_name, ''), nullif(r.last_name, ''), n
        nullif(r.avatar, ''), nullif(r.locale, ''), nullif(r.timezone, ''), r.data
   FROM jsonb_to_recordset($2::jsonb) AS r (subscriber_id text, first_name text, last_name text, email text, phone text, avatar text,
                                            locale text, timezone text, data jsonb)
-  LEFT JOIN pgautomate.subscribers o ON o.organization_id = $1 AND o.subscriber_id = r.subscriber_id
+  LEFT JOIN LATERAL (SELECT x.id, x.organization_id, x.subscriber_id, x.first_name, x.last_name, x.email, x.phone, x.avatar, x.locale, x.timezone, x.data, x.channels, x.is_online, x.last_online_at, x.created_at, x.updated_at, x.deleted_at FROM pgautomate.subscribers x
+                      WHERE x.organization_id = $1 AND x.subscriber_id = r.subscriber_id LIMIT 1) o ON true -- never all of them
  WHERE o.id IS NULL OR o.deleted_at IS NOT NULL
     OR nullif(r.first_name, '') <> coalesce(o.first_name, '') OR nullif(r.last_name, '') <> coalesce(o.last_name, '')
     OR nullif(r.email, '') <> coalesce(o.email, '') OR nullif(r.phone, '') <> coalesce(o.phone, '')
