@@ -90,7 +90,7 @@ type grain int
 
 const (
 	mostGrain      = 16
-	turnsPerSecond = 400
+	turnsPerSecond = 250
 )
 
 // pace is the grain of a type, and what it comes from.

@@ -89,7 +89,7 @@ var asEngine = pgx.TxOptions{BeginQuery: beginEngine}
 var asEngineSoon = pgx.TxOptions{BeginQuery: beginEngine + "; SET LOCAL lock_timeout = '50ms'"}
 
 // Plans are made once: each statement's best one doesn't depend on what it is asked.
-const beginEngine = "BEGIN; SET LOCAL pgautomate.engine = 'on'; SET LOCAL idle_in_transaction_session_timeout = '20s'; SET LOCAL plan_cache_mode = 'force_generic_plan'"
+const beginEngine = "BEGIN; SET LOCAL pgautomate.engine = 'on'; SET LOCAL idle_in_transaction_session_timeout = '20s'; SET LOCAL plan_cache_mode = 'force_generic_plan'; SET LOCAL jit = off"
 
 // NewLifecycle makes a Lifecycle; Stop ends it.
 func NewLifecycle(c LifecycleConfig) *Lifecycle {
