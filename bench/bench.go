@@ -18,6 +18,7 @@ import (
 	"io"
 	"log/slog"
 	"math"
+	"net/http"
 	"os"
 	"runtime"
 	"runtime/debug"
@@ -25,11 +26,12 @@ import (
 	"strings"
 	"time"
 
+	"github.com/pgautomate/pgautomate"
 	"github.com/pgautomate/pgautomate/db"
 	"github.com/pgautomate/pgautomate/db/private"
 )
 
-// Options say what is measured. Only Engine is needed.
+// Options say what is measured. Only Engine and Serve are needed.
 type Options struct {
 	// Quick takes smaller sizes and less time, about two minutes; the conditions say what.
 	Quick bool
@@ -38,6 +40,8 @@ type Options struct {
 	// Engine is the command that runs an engine, for what is measured of a whole
 	// process: `pgautomate run`, to which arguments are added.
 	Engine []string
+	// Serve gives the API of an engine that was prepared, and a key for an organization.
+	Serve func(ctx context.Context, e *pgautomate.Engine, organization string) (api http.Handler, key string, err error)
 	// Progress hears what is being measured; default io.Discard.
 	Progress io.Writer
 	Logger   *slog.Logger // default slog.Default()

@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"maps"
 	"math"
+	"net/http"
 	"os"
 	"os/signal"
 	"slices"
@@ -18,6 +19,7 @@ import (
 	"time"
 
 	"github.com/pgautomate/pgautomate"
+	"github.com/pgautomate/pgautomate/notification"
 )
 
 // TestMain is also the engine that the benchmarks start as a process.
@@ -68,6 +70,22 @@ func engine(args []string) error {
 	return e.Run(ctx)
 }
 
+// serve is an API that knows triggers only.
+func serve(_ context.Context, e *pgautomate.Engine, organization string) (http.Handler, string, error) {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		var request notification.Request
+		err := json.NewDecoder(r.Body).Decode(&request)
+		if err == nil {
+			_, err = e.Notifications().Trigger(r.Context(), organization, request)
+		}
+		if err != nil {
+			http.Error(w, err.Error(), http.StatusInternalServerError)
+			return
+		}
+		w.WriteHeader(http.StatusCreated)
+	}), "key", nil
+}
+
 var tiny = scale{
 	triggers: 300, organizations: 100, whale: 200, matching: 5 * time.Millisecond, reps: 1,
 	rows: 2000, batches: 1000, singles: 200, fires: 1000, perTx: 100,
@@ -94,7 +112,7 @@ func TestEveryFigureIsThere(t *testing.T) {
 	defer cancel()
 	var progress bytes.Buffer
 	report, err := Run(ctx, Options{
-		Engine: []string{program, "engine"}, Progress: &progress, Logger: slog.New(slog.NewTextHandler(t.Output(), nil)), scale: &tiny,
+		Engine: []string{program, "engine"}, Serve: serve, Progress: &progress, Logger: slog.New(slog.NewTextHandler(t.Output(), nil)), scale: &tiny,
 	})
 	if err != nil {
 		t.Fatalf("%v\n%s", err, progress.String())

@@ -20,7 +20,6 @@ import (
 
 	"github.com/pgautomate/pgautomate"
 	"github.com/pgautomate/pgautomate/notification"
-	"github.com/pgautomate/pgautomate/server"
 )
 
 const (
@@ -88,18 +87,11 @@ func (r *run) triggersOverHTTP(ctx context.Context, d *database) (float64, error
 	if err := e.Prepare(ctx); err != nil {
 		return 0, err
 	}
-	s, err := server.New(server.Config{
-		Pool: e.Pool(), River: e.River(), Objects: e.Catalog(), Actions: e.Registry(), Notifications: e.Notifications(), Logger: r.Logger,
-	})
+	api, key, err := r.Serve(ctx, e, notifiedOrg)
 	if err != nil {
 		return 0, err
 	}
-	organization := notifiedOrg
-	key, _, err := server.CreateKey(ctx, d.pool, &organization, "bench")
-	if err != nil {
-		return 0, err
-	}
-	site := httptest.NewServer(s)
+	site := httptest.NewServer(api)
 	defer site.Close()
 	client := &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: triggering}}
 	defer client.CloseIdleConnections()

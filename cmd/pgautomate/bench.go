@@ -1,15 +1,19 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"net/http"
 	"os"
 	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
 
+	"github.com/pgautomate/pgautomate"
 	"github.com/pgautomate/pgautomate/bench"
+	"github.com/pgautomate/pgautomate/server"
 )
 
 func (a *app) bench() *cobra.Command {
@@ -34,7 +38,7 @@ Takes up to 20 minutes, with --quick about 3, at smaller sizes. The figures: ` +
 			if err != nil {
 				return err
 			}
-			o.Engine, o.Progress, o.Logger = []string{program, "run"}, os.Stderr, a.logger
+			o.Engine, o.Serve, o.Progress, o.Logger = []string{program, "run"}, benchAPI, os.Stderr, a.logger
 			report, err := bench.Run(cmd.Context(), o)
 			if report == nil {
 				return err
@@ -51,4 +55,16 @@ Takes up to 20 minutes, with --quick about 3, at smaller sizes. The figures: ` +
 	f.StringVar(&file, "json", "", "write the figures to a `file` as JSON, too")
 	f.StringSliceVar(&o.Only, "only", nil, "measure only these `figures`")
 	return c
+}
+
+// benchAPI is the API that the benchmarks ask.
+func benchAPI(ctx context.Context, e *pgautomate.Engine, organization string) (http.Handler, string, error) {
+	s, err := server.New(server.Config{
+		Pool: e.Pool(), River: e.River(), Objects: e.Catalog(), Actions: e.Registry(), Notifications: e.Notifications(),
+	})
+	if err != nil {
+		return nil, "", err
+	}
+	key, _, err := server.CreateKey(ctx, e.Pool(), &organization, "bench")
+	return s, key, err
 }
