@@ -346,7 +346,7 @@ func TestPace(t *testing.T) {
 	for _, c := range []struct {
 		perSecond int
 		want      grain
-	}{{10, 1}, {300, 1}, {1000, 2}, {4000, 10}, {20_000, mostGrain}} {
+	}{{10, 1}, {300, 1}, {1000, 4}, {4000, 16}, {20_000, mostGrain}} {
 		now := time.Date(2028, 3, 1, 12, 0, 0, 0, time.UTC)
 		p := pace{since: now}
 		for range 200 {
