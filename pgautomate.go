@@ -478,7 +478,7 @@ func (e *Engine) prepareRiver() error {
 		RescueStuckJobsAfter: 10 * time.Second,
 		// What an action or firing was is in our own tables; River's row is spent.
 		CompletedJobRetentionPeriod: e.cfg.KeepSpent,
-		// But that of arguments, which is not there (00060_river_args.sql).
+		// But that of arguments, which is not there (00061_river_args.sql).
 		ReindexerIndexNames: slices.DeleteFunc(river.ReindexerIndexNamesDefault(), func(name string) bool { return name == "river_job_args_index" }),
 	}
 	if e.cfg.has(WorkersPart) {

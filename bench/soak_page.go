@@ -129,7 +129,7 @@ func (r *SoakReport) plot(b *strings.Builder, g plotted) {
 		fmt.Fprintf(b, `<line x1="%d" y1="%.1f" x2="%d" y2="%.1f" stroke="#e3e6ea"/><text x="%d" y="%.1f" text-anchor="end">%s</text>`,
 			plotLeft, y(v), plotWidth-plotRight, y(v), plotLeft-5, y(v)+4, number(v))
 		at := end * float64(i) / 4
-		fmt.Fprintf(b, `<text x="%.1f" y="%d" text-anchor="middle">%s</text>`, min(x(at), plotWidth-24), plotHeight-8, moment(at))
+		fmt.Fprintf(b, `<text x="%.1f" y="%d" text-anchor="middle">%s</text>`, min(x(at), plotWidth-24), plotHeight-8, moment(at, end))
 	}
 	for i, s := range g.series {
 		var points []string
@@ -172,12 +172,12 @@ func niceTop(v float64) float64 {
 	return 10 * unit
 }
 
-// moment prints seconds of load.
-func moment(seconds float64) string {
+// moment prints seconds of load in the unit that the end has.
+func moment(seconds, end float64) string {
 	switch {
-	case seconds < 300:
+	case end < 300:
 		return fmt.Sprintf("%.3g s", seconds)
-	case seconds < 3*3600:
+	case end < 3*3600:
 		return fmt.Sprintf("%.3g min", seconds/60)
 	default:
 		return fmt.Sprintf("%.3g h", seconds/3600)

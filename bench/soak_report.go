@@ -104,8 +104,9 @@ type SoakReport struct {
 	At     []float64 `json:"at_seconds"`
 	Series []*Series `json:"series"`
 
-	mu  sync.Mutex
-	dir string // where the server was
+	mu      sync.Mutex
+	dir     string   // where the server was
+	dearest []string // statements that cost the server most
 }
 
 // hold notes when a snapshot is held; from 0 says only when it was let go.
@@ -178,7 +179,7 @@ func (r *SoakReport) window(s *Series, from, to float64) []float64 {
 func (r *SoakReport) judge() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.Series = slices.DeleteFunc(r.Series, func(s *Series) bool { return !shown(s) })
+	r.Series = slices.DeleteFunc(r.Series, func(s *Series) bool { return !r.shown(s) })
 	slices.SortFunc(r.Series, func(a, b *Series) int {
 		if d := place(a.Name) - place(b.Name); d != 0 {
 			return d
@@ -204,8 +205,11 @@ func (r *SoakReport) judge() {
 	}
 }
 
-// shown leaves out tables in which nothing happens.
-func shown(s *Series) bool {
+// shown leaves out tables in which nothing happens, and statements that cost little.
+func (r *SoakReport) shown(s *Series) bool {
+	if strings.HasPrefix(s.Name, "statement ") {
+		return slices.Contains(r.dearest, strings.TrimSuffix(s.Name, ", pages"))
+	}
 	table, what, of := strings.Cut(s.Name, ": ")
 	if !of || slices.Contains(hot, table) || kept[table] {
 		return true
@@ -227,10 +231,13 @@ func (s *Series) most() float64 {
 // order is that of the table and of the plots; tables come after it, by name.
 var order = []string{
 	"changes", "firings", "starts", "messages", "lateness p50", "lateness p99", "commit to firing p50", "commit to firing p99", "due and not started",
-	"claiming", "claiming, pages", "engine's memory", "engine's connections", "log kept by the slot", "log not confirmed", "problems", "dead rows, all tables",
+	"claiming", "claiming, pages", "engine's memory", "engine's connections", "log kept by the slot", "log not confirmed", "problems", "dead rows, all tables", "statement",
 }
 
 func place(name string) int {
+	if strings.HasPrefix(name, "statement ") {
+		name = "statement"
+	}
 	if i := slices.Index(order, name); i >= 0 {
 		return i
 	}
@@ -267,10 +274,14 @@ func (r *SoakReport) slope(s *Series, from, to float64) float64 {
 			n, sx, sy, sxx, sxy = n+1, sx+x, sy+*v, sxx+x*x, sxy+x**v
 		}
 	}
-	if d := n*sxx - sx*sx; d > 0 {
-		return (n*sxy - sx*sy) / d
+	d := n*sxx - sx*sx
+	if d <= 0 {
+		return 0
 	}
-	return 0
+	if slope := (n*sxy - sx*sy) / d; math.Abs(slope) > 1e-6 {
+		return slope
+	}
+	return 0 // but for rounding
 }
 
 // Growing are the names of the series that grow.

@@ -32,14 +32,21 @@ type looker struct {
 	fired int64     // the last firing that was
 	at    time.Duration
 	last  struct{ changes, ms, pages float64 }
+	spent map[string]spent // by statement
 }
+
+// spent is what a statement has cost so far.
+type spent struct{ Calls, Ms, Pages float64 }
+
+// dearest is how many statements are shown.
+const dearest = 12
 
 func (s *soak) newLooker(ctx context.Context, pid int) (*looker, error) {
 	conn, err := pgx.Connect(ctx, s.d.url)
 	if err != nil {
 		return nil, err
 	}
-	l := &looker{s: s, conn: conn, pid: pid}
+	l := &looker{s: s, conn: conn, pid: pid, spent: map[string]spent{}}
 	return l, conn.QueryRow(ctx, "SELECT clock_timestamp()").Scan(&l.since)
 }
 
@@ -102,6 +109,36 @@ func (l *looker) claims(ctx context.Context, v values, started float64) error {
 		v.set("claiming, pages", "pages/start", asPages, (pages-l.last.pages)/started)
 	}
 	l.last.ms, l.last.pages = ms, pages
+	return l.statements(ctx, v)
+}
+
+func (l *looker) statements(ctx context.Context, v values) error {
+	rows, err := l.conn.Query(ctx, statements["soak_statements"])
+	if err != nil {
+		return err
+	}
+	type statement struct {
+		spent
+
+		Name string
+	}
+	all, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (s statement, err error) {
+		return s, row.Scan(&s.Name, &s.Calls, &s.Ms, &s.Pages)
+	})
+	if err != nil {
+		return err
+	}
+	l.s.report.dearest = l.s.report.dearest[:0]
+	for i, s := range all {
+		if i < dearest {
+			l.s.report.dearest = append(l.s.report.dearest, "statement "+s.Name)
+		}
+		if calls := s.Calls - l.spent[s.Name].Calls; calls > 0 {
+			v.set("statement "+s.Name, "ms/call", asCost, (s.Ms-l.spent[s.Name].Ms)/calls)
+			v.set("statement "+s.Name+", pages", "pages/call", asPages, (s.Pages-l.spent[s.Name].Pages)/calls)
+		}
+		l.spent[s.Name] = s.spent
+	}
 	return nil
 }
 

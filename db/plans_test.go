@@ -1,6 +1,7 @@
 package db_test
 
 import (
+	"strings"
 	"testing"
 	"time"
 
@@ -59,6 +60,24 @@ func TestEntriesKeepTheirPlans(t *testing.T) {
 		t.Logf("%s: %s, %.1f times what entries take (%s)", step.what, step.took, float64(step.took)/float64(reference), reference)
 		if step.took > most*reference {
 			t.Errorf("%s: %s, %.1f times what entries take (%s)", step.what, step.took, float64(step.took)/float64(reference), reference)
+		}
+	}
+}
+
+// TestProblemsDontReadTheArchive: what finished in the last hour is found without reading
+// the months of what finished before.
+func TestProblemsDontReadTheArchive(t *testing.T) {
+	t.Parallel()
+	d := dbtest.New(t)
+	exec(t, d, `SELECT pgautomate.ensure_finished_actions('2026-01-01')`)
+	exec(t, d, `INSERT INTO pgautomate.lead_stage_actions_2026_01 (id, organization_id, lead_id, action_type, status, perform_at, started_at, finished_at)
+		SELECT g, 'org ' || g % 100, g::text, 'log', 'completed', at, at, at
+		  FROM generate_series(1, 200000) g CROSS JOIN LATERAL (SELECT '2026-01-01'::timestamptz + g * interval '10 seconds' AS at) x`)
+	exec(t, d, `VACUUM (ANALYZE) pgautomate.lead_stage_actions_2026_01`)
+	for _, view := range []string{"problems", "action_lateness"} {
+		plan := strings.Join(list(t, d, `EXPLAIN TABLE pgautomate.`+view), "\n")
+		if !strings.Contains(plan, "lead_stage_actions_2026_01") || strings.Contains(plan, "Seq Scan on lead_stage_actions_2026_01") {
+			t.Errorf("%s reads the month from end to end:\n%s", view, plan)
 		}
 	}
 }

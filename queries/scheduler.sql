@@ -174,7 +174,7 @@ RETURNING q.id, q.organization_id, q.lead_id, q.lead_stage_id, q.sequence_number
 UPDATE pgautomate.work a
    SET status = 'canceled', reason = 'stage_left', finished_at = now(), worker_id = NULL,
        attempt = CASE WHEN a.timer THEN a.attempt ELSE a.attempt - 1 END
- WHERE a.status = 'running' AND a.id = ANY (@ids::bigint[]);
+ WHERE a.status NOT IN ('completed', 'failed', 'canceled', 'merged', 'skipped') AND a.status::text = 'running' AND a.id = ANY (@ids::bigint[]);
 
 -- What of each lane is left after a claim: its oldest parked action and timer.
 -- name: LaneRests :many
@@ -194,6 +194,9 @@ UPDATE pgautomate.lanes l SET next_at = w.next_at
                unnest(@next_ats::timestamptz[]) AS next_at) w
  WHERE l.organization_id = w.organization_id AND l.action_type = w.action_type;
 
+-- What follows asks for actions by their ids. Its status is compared as text, and months are kept out by "not ended": the index of what
+-- is in flight looks as cheap as the primary key, for little ever is; but it holds all that was since VACUUM could last remove anything.
+
 -- Takes queued actions for a worker. One that somebody has locked is not waited
 -- for; one whose lead has left its stage meanwhile is canceled. Primary keys.
 -- name: StartActions :many
@@ -201,16 +204,16 @@ WITH free AS MATERIALIZED (
     SELECT a.id, (a.lead_stage_id IS NULL OR EXISTS (
                SELECT FROM pgautomate.lead_stages s WHERE s.id = a.lead_stage_id AND s.status = 'active')) AS wanted
       FROM pgautomate.work a
-     WHERE a.id = ANY (@ids::bigint[]) AND a.status = 'queued' FOR UPDATE OF a SKIP LOCKED
+     WHERE a.id = ANY (@ids::bigint[]) AND a.status NOT IN ('completed', 'failed', 'canceled', 'merged', 'skipped') AND a.status::text = 'queued' FOR UPDATE OF a SKIP LOCKED
 ), unwanted AS (
     UPDATE pgautomate.work a SET status = 'canceled', reason = 'stage_left', finished_at = now()
-     WHERE a.status = 'queued' AND a.id = ANY (ARRAY(SELECT free.id FROM free WHERE NOT free.wanted))
+     WHERE a.status NOT IN ('completed', 'failed', 'canceled', 'merged', 'skipped') AND a.status::text = 'queued' AND a.id = ANY (ARRAY(SELECT free.id FROM free WHERE NOT free.wanted))
 )
 UPDATE pgautomate.work a
    SET status = 'running', worker_id = @worker_id::bigint, fence = a.fence + 1,
        started_at = CASE WHEN a.timer THEN a.started_at ELSE now() END,
        attempt = a.attempt + CASE WHEN a.timer THEN 0 ELSE 1 END
- WHERE a.status = 'queued' AND a.id = ANY (ARRAY(SELECT free.id FROM free WHERE free.wanted))
+ WHERE a.status NOT IN ('completed', 'failed', 'canceled', 'merged', 'skipped') AND a.status::text = 'queued' AND a.id = ANY (ARRAY(SELECT free.id FROM free WHERE free.wanted))
 RETURNING a.id, a.organization_id, a.lead_id, a.lead_stage_id, a.sequence_number, a.action_type, a.params, a.attempt,
           a.max_attempts, a.perform_at, a.result, a.object_type, a.firing_id, a.firing_at, a.cause, a.depth, a.fence,
           a.timer, a.waiting_since, a.asks_goal, a.waits_from,
@@ -218,7 +221,7 @@ RETURNING a.id, a.organization_id, a.lead_id, a.lead_stage_id, a.sequence_number
           true AS wanted;
 
 -- name: StillQueued :many
-SELECT id FROM pgautomate.work WHERE id = ANY (@ids::bigint[]) AND status = 'queued';
+SELECT id FROM pgautomate.work WHERE id = ANY (@ids::bigint[]) AND status NOT IN ('completed', 'failed', 'canceled', 'merged', 'skipped') AND status::text = 'queued';
 
 -- Counts starts against their budgets, in slices of a 64th of the window.
 -- name: CountStarts :exec
@@ -257,7 +260,7 @@ WITH done AS MATERIALIZED (
     SELECT a.id, (d.status IN ('pending', 'delayed') AND a.lead_stage_id IS NOT NULL AND NOT EXISTS (
                SELECT FROM stage WHERE stage.id = a.lead_stage_id AND stage.status = 'active')) AS unwanted
       FROM pgautomate.work a JOIN done d ON d.id = a.id AND d.fence = a.fence
-     WHERE a.id = ANY (@ids::bigint[]) AND a.status = 'running'
+     WHERE a.id = ANY (@ids::bigint[]) AND a.status NOT IN ('completed', 'failed', 'canceled', 'merged', 'skipped') AND a.status::text = 'running'
        AND (d.status NOT IN ('pending', 'delayed') OR a.lead_stage_id IS NULL
             OR EXISTS (SELECT FROM stage WHERE stage.id = a.lead_stage_id)
             OR NOT EXISTS (SELECT FROM pgautomate.lead_stages s WHERE s.id = a.lead_stage_id))
@@ -303,12 +306,12 @@ RETURNING a.id, a.lead_stage_id, a.organization_id, a.action_type, a.status::tex
 -- name: StillHeld :many
 SELECT a.id FROM pgautomate.work a
   JOIN (SELECT unnest(@ids::bigint[]) AS id, unnest(@fences::bigint[]) AS fence) d ON d.id = a.id AND d.fence = a.fence
- WHERE a.status = 'running';
+ WHERE a.id = ANY (@ids::bigint[]) AND a.status NOT IN ('completed', 'failed', 'canceled', 'merged', 'skipped') AND a.status::text = 'running';
 
 -- The same for one action whose effect runs in this transaction; waits for locks.
 -- name: HoldAction :one
 SELECT a.id FROM pgautomate.work a
- WHERE a.id = @id AND a.fence = @fence AND a.status = 'running' FOR UPDATE;
+ WHERE a.id = @id AND a.fence = @fence AND a.status NOT IN ('completed', 'failed', 'canceled', 'merged', 'skipped') AND a.status::text = 'running' FOR UPDATE;
 
 -- An app may hold a row in a transaction that it leaves open: who waits for it
 -- gives up soon and tries again.
@@ -367,7 +370,7 @@ WITH lost AS MATERIALIZED (
 UPDATE pgautomate.work a
    SET status = 'pending', perform_at = now(), worker_id = NULL, fence = a.fence + 1,
        error = 'the process that ran it ended without a word'
- WHERE a.status = 'running' AND a.id = ANY (ARRAY(SELECT lost.id FROM lost))
+ WHERE a.status NOT IN ('completed', 'failed', 'canceled', 'merged', 'skipped') AND a.status::text = 'running' AND a.id = ANY (ARRAY(SELECT lost.id FROM lost))
 RETURNING a.id, a.organization_id, a.action_type, a.perform_at;
 
 -- The same where no attempt is left. Each is failed by itself: its stage's end may
@@ -392,13 +395,13 @@ SELECT id, fence FROM pgautomate.work
 WITH lost AS MATERIALIZED (
     SELECT a.id FROM pgautomate.work a
       JOIN (SELECT unnest(@ids::bigint[]) AS id, unnest(@fences::bigint[]) AS fence) d ON d.id = a.id AND d.fence = a.fence
-     WHERE a.id = ANY (@ids::bigint[]) AND a.status = 'running' AND a.worker_id = @worker_id::bigint
+     WHERE a.id = ANY (@ids::bigint[]) AND a.status NOT IN ('completed', 'failed', 'canceled', 'merged', 'skipped') AND a.status::text = 'running' AND a.worker_id = @worker_id::bigint
        FOR UPDATE OF a SKIP LOCKED
 )
 UPDATE pgautomate.work a
    SET status = 'pending', perform_at = now(), worker_id = NULL, fence = a.fence + 1,
        attempt = CASE WHEN a.timer THEN a.attempt ELSE greatest(a.attempt - 1, 0) END
- WHERE a.status = 'running' AND a.id = ANY (ARRAY(SELECT lost.id FROM lost))
+ WHERE a.status NOT IN ('completed', 'failed', 'canceled', 'merged', 'skipped') AND a.status::text = 'running' AND a.id = ANY (ARRAY(SELECT lost.id FROM lost))
 RETURNING a.id, a.organization_id, a.action_type, a.perform_at;
 
 -- Queued actions whose carrier is late get another one; the first to arrive counts.

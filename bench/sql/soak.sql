@@ -103,10 +103,9 @@ SELECT coalesce(sum(total_exec_time), 0)::float8 AS ms, coalesce(sum(shared_blks
  WHERE dbid = (SELECT oid FROM pg_database WHERE datname = current_database())
    AND query ~ '^--\sname: (MergeSignals|LockLanes|LockUnknownLanes|LaneHeads|LaneRests|SetLanes|StartDue|StartTimers|ClaimDue|ClaimTimers|CountStarts|CancelUnwanted) '
 
--- What the server spent on everything, by statement.
+-- What each of the engine's named statements has cost the server so far, the dearest first.
 -- name: soak_statements
-SELECT CASE WHEN query ~ '^--\sname: ' THEN split_part(query, ' ', 3) ELSE left(regexp_replace(query, '\s+', ' ', 'g'), 60) END AS name,
-       sum(calls)::float8 AS calls, sum(total_exec_time)::float8 AS ms, sum(shared_blks_hit + shared_blks_read)::float8 AS pages
+SELECT split_part(query, ' ', 3) AS name, sum(calls)::float8 AS calls, sum(total_exec_time)::float8 AS ms, sum(shared_blks_hit + shared_blks_read)::float8 AS pages
   FROM pg_stat_statements
- WHERE dbid = (SELECT oid FROM pg_database WHERE datname = current_database())
- GROUP BY 1 ORDER BY 3 DESC LIMIT 40
+ WHERE dbid = (SELECT oid FROM pg_database WHERE datname = current_database()) AND query ~ '^--\sname: '
+ GROUP BY 1 ORDER BY 3 DESC

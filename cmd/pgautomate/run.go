@@ -19,6 +19,7 @@ import (
 
 	"github.com/pgautomate/pgautomate"
 	"github.com/pgautomate/pgautomate/feed"
+	"github.com/pgautomate/pgautomate/internal/garbage"
 	"github.com/pgautomate/pgautomate/jobs"
 	"github.com/pgautomate/pgautomate/mailbox"
 	"github.com/pgautomate/pgautomate/server"
@@ -189,6 +190,7 @@ func (a *app) serve(ctx context.Context, cfg pgautomate.Config, only []string, l
 		return err
 	}
 	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { garbage.Tend(ctx); return nil })
 	group.Go(func() error { return engine.Run(ctx) })
 	if listener != nil {
 		if err := serveHTTP(ctx, group, a.handlerConfig(engine, box), listener); err != nil {

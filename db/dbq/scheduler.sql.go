@@ -113,7 +113,7 @@ const cancelUnwanted = `-- name: CancelUnwanted :exec
 UPDATE pgautomate.work a
    SET status = 'canceled', reason = 'stage_left', finished_at = now(), worker_id = NULL,
        attempt = CASE WHEN a.timer THEN a.attempt ELSE a.attempt - 1 END
- WHERE a.status = 'running' AND a.id = ANY ($1::bigint[])
+ WHERE a.status NOT IN ('completed', 'failed', 'canceled', 'merged', 'skipped') AND a.status::text = 'running' AND a.id = ANY ($1::bigint[])
 `
 
 // Started actions whose lead has left its stage. Primary keys.
@@ -521,7 +521,7 @@ WITH done AS MATERIALIZED (
     SELECT a.id, (d.status IN ('pending', 'delayed') AND a.lead_stage_id IS NOT NULL AND NOT EXISTS (
                SELECT FROM stage WHERE stage.id = a.lead_stage_id AND stage.status = 'active')) AS unwanted
       FROM pgautomate.work a JOIN done d ON d.id = a.id AND d.fence = a.fence
-     WHERE a.id = ANY ($1::bigint[]) AND a.status = 'running'
+     WHERE a.id = ANY ($1::bigint[]) AND a.status NOT IN ('completed', 'failed', 'canceled', 'merged', 'skipped') AND a.status::text = 'running'
        AND (d.status NOT IN ('pending', 'delayed') OR a.lead_stage_id IS NULL
             OR EXISTS (SELECT FROM stage WHERE stage.id = a.lead_stage_id)
             OR NOT EXISTS (SELECT FROM pgautomate.lead_stages s WHERE s.id = a.lead_stage_id))
@@ -613,13 +613,13 @@ const giveBack = `-- name: GiveBack :many
 WITH lost AS MATERIALIZED (
     SELECT a.id FROM pgautomate.work a
       JOIN (SELECT unnest($1::bigint[]) AS id, unnest($2::bigint[]) AS fence) d ON d.id = a.id AND d.fence = a.fence
-     WHERE a.id = ANY ($1::bigint[]) AND a.status = 'running' AND a.worker_id = $3::bigint
+     WHERE a.id = ANY ($1::bigint[]) AND a.status NOT IN ('completed', 'failed', 'canceled', 'merged', 'skipped') AND a.status::text = 'running' AND a.worker_id = $3::bigint
        FOR UPDATE OF a SKIP LOCKED
 )
 UPDATE pgautomate.work a
    SET status = 'pending', perform_at = now(), worker_id = NULL, fence = a.fence + 1,
        attempt = CASE WHEN a.timer THEN a.attempt ELSE greatest(a.attempt - 1, 0) END
- WHERE a.status = 'running' AND a.id = ANY (ARRAY(SELECT lost.id FROM lost))
+ WHERE a.status NOT IN ('completed', 'failed', 'canceled', 'merged', 'skipped') AND a.status::text = 'running' AND a.id = ANY (ARRAY(SELECT lost.id FROM lost))
 RETURNING a.id, a.organization_id, a.action_type, a.perform_at
 `
 
@@ -718,7 +718,7 @@ func (q *Queries) Heartbeat(ctx context.Context, arg HeartbeatParams) error {
 
 const holdAction = `-- name: HoldAction :one
 SELECT a.id FROM pgautomate.work a
- WHERE a.id = $1 AND a.fence = $2 AND a.status = 'running' FOR UPDATE
+ WHERE a.id = $1 AND a.fence = $2 AND a.status NOT IN ('completed', 'failed', 'canceled', 'merged', 'skipped') AND a.status::text = 'running' FOR UPDATE
 `
 
 type HoldActionParams struct {
@@ -1188,7 +1188,7 @@ WITH lost AS MATERIALIZED (
 UPDATE pgautomate.work a
    SET status = 'pending', perform_at = now(), worker_id = NULL, fence = a.fence + 1,
        error = 'the process that ran it ended without a word'
- WHERE a.status = 'running' AND a.id = ANY (ARRAY(SELECT lost.id FROM lost))
+ WHERE a.status NOT IN ('completed', 'failed', 'canceled', 'merged', 'skipped') AND a.status::text = 'running' AND a.id = ANY (ARRAY(SELECT lost.id FROM lost))
 RETURNING a.id, a.organization_id, a.action_type, a.perform_at
 `
 
@@ -1325,20 +1325,21 @@ func (q *Queries) StagePipeline(ctx context.Context, id int64) (StagePipelineRow
 }
 
 const startActions = `-- name: StartActions :many
+
 WITH free AS MATERIALIZED (
     SELECT a.id, (a.lead_stage_id IS NULL OR EXISTS (
                SELECT FROM pgautomate.lead_stages s WHERE s.id = a.lead_stage_id AND s.status = 'active')) AS wanted
       FROM pgautomate.work a
-     WHERE a.id = ANY ($2::bigint[]) AND a.status = 'queued' FOR UPDATE OF a SKIP LOCKED
+     WHERE a.id = ANY ($2::bigint[]) AND a.status NOT IN ('completed', 'failed', 'canceled', 'merged', 'skipped') AND a.status::text = 'queued' FOR UPDATE OF a SKIP LOCKED
 ), unwanted AS (
     UPDATE pgautomate.work a SET status = 'canceled', reason = 'stage_left', finished_at = now()
-     WHERE a.status = 'queued' AND a.id = ANY (ARRAY(SELECT free.id FROM free WHERE NOT free.wanted))
+     WHERE a.status NOT IN ('completed', 'failed', 'canceled', 'merged', 'skipped') AND a.status::text = 'queued' AND a.id = ANY (ARRAY(SELECT free.id FROM free WHERE NOT free.wanted))
 )
 UPDATE pgautomate.work a
    SET status = 'running', worker_id = $1::bigint, fence = a.fence + 1,
        started_at = CASE WHEN a.timer THEN a.started_at ELSE now() END,
        attempt = a.attempt + CASE WHEN a.timer THEN 0 ELSE 1 END
- WHERE a.status = 'queued' AND a.id = ANY (ARRAY(SELECT free.id FROM free WHERE free.wanted))
+ WHERE a.status NOT IN ('completed', 'failed', 'canceled', 'merged', 'skipped') AND a.status::text = 'queued' AND a.id = ANY (ARRAY(SELECT free.id FROM free WHERE free.wanted))
 RETURNING a.id, a.organization_id, a.lead_id, a.lead_stage_id, a.sequence_number, a.action_type, a.params, a.attempt,
           a.max_attempts, a.perform_at, a.result, a.object_type, a.firing_id, a.firing_at, a.cause, a.depth, a.fence,
           a.timer, a.waiting_since, a.asks_goal, a.waits_from,
@@ -1378,6 +1379,8 @@ type StartActionsRow struct {
 	Wanted         bool
 }
 
+// What follows asks for actions by their ids. Its status is compared as text, and months are kept out by "not ended": the index of what
+// is in flight looks as cheap as the primary key, for little ever is; but it holds all that was since VACUUM could last remove anything.
 // Takes queued actions for a worker. One that somebody has locked is not waited
 // for; one whose lead has left its stage meanwhile is canceled. Primary keys.
 func (q *Queries) StartActions(ctx context.Context, arg StartActionsParams) ([]StartActionsRow, error) {
@@ -1642,7 +1645,7 @@ func (q *Queries) StartTimers(ctx context.Context, arg StartTimersParams) ([]Sta
 const stillHeld = `-- name: StillHeld :many
 SELECT a.id FROM pgautomate.work a
   JOIN (SELECT unnest($1::bigint[]) AS id, unnest($2::bigint[]) AS fence) d ON d.id = a.id AND d.fence = a.fence
- WHERE a.status = 'running'
+ WHERE a.id = ANY ($1::bigint[]) AND a.status NOT IN ('completed', 'failed', 'canceled', 'merged', 'skipped') AND a.status::text = 'running'
 `
 
 type StillHeldParams struct {
@@ -1671,7 +1674,7 @@ func (q *Queries) StillHeld(ctx context.Context, arg StillHeldParams) ([]int64, 
 }
 
 const stillQueued = `-- name: StillQueued :many
-SELECT id FROM pgautomate.work WHERE id = ANY ($1::bigint[]) AND status = 'queued'
+SELECT id FROM pgautomate.work WHERE id = ANY ($1::bigint[]) AND status NOT IN ('completed', 'failed', 'canceled', 'merged', 'skipped') AND status::text = 'queued'
 `
 
 func (q *Queries) StillQueued(ctx context.Context, ids []int64) ([]int64, error) {
