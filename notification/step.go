@@ -35,11 +35,42 @@ type run struct {
 	overrides  map[string]any
 	steps      map[string]any // what digests, webhooks and custom steps gave, by step
 	vars       *jobs.Vars
+	details    []jobs.Detail // what is to be told beside the outcome
+	answers    map[string]answer
+	askUntil   time.Time // when webhooks are given up, all together
 }
 
 // Run carries out one job; it is the jobs.Handler of all of them.
 func (s *Service) Run(ctx context.Context, a *jobs.Action) (jobs.Result, error) {
 	r := &run{s: s, q: dbq.New(s.Pool), action: a}
+	result, err := r.carryOut(ctx)
+	if err != nil || len(r.details) == 0 {
+		return result, err
+	}
+	decide := result.Decide
+	if decide == nil {
+		return r.told(result), nil
+	}
+	result.Decide = func(ctx context.Context, tx pgx.Tx) (jobs.Result, error) {
+		result, err := decide(ctx, tx)
+		return r.told(result), err
+	}
+	return result, nil
+}
+
+// told puts the run's details in front of the result's.
+func (r *run) told(result jobs.Result) jobs.Result {
+	records := jobs.Records{}
+	if result.Records != nil {
+		records = *result.Records
+	}
+	records.Details = slices.Concat(r.details, records.Details)
+	result.Records = &records
+	return result
+}
+
+func (r *run) carryOut(ctx context.Context) (jobs.Result, error) {
+	a := r.action
 	if err := r.load(ctx); err != nil {
 		return jobs.Result{}, err
 	}
