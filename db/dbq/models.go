@@ -165,6 +165,44 @@ type PgautomatePipelineStageAction struct {
 	Params          json.RawMessage
 }
 
+// Who can be notified.
+type PgautomateSubscriber struct {
+	// Counts subscribers.
+	ID int64
+	// Whose subscriber it is.
+	OrganizationID string
+	// The app's own id.
+	SubscriberID string
+	// subscriber.firstName in templates.
+	FirstName *string
+	// subscriber.lastName in templates.
+	LastName *string
+	// Where e-mail goes.
+	Email *string
+	// Where text messages go.
+	Phone *string
+	// URL of a picture.
+	Avatar *string
+	// Such as en_US.
+	Locale *string
+	// IANA name; times for this subscriber are in it.
+	Timezone *string
+	// subscriber.data in templates.
+	Data json.RawMessage
+	// Credentials for push and chat: [{providerId, integrationIdentifier, credentials}].
+	Channels json.RawMessage
+	// As the app last said.
+	IsOnline *bool
+	// When the app last said that the subscriber is, or ceased to be, online.
+	LastOnlineAt *time.Time
+	// Since when.
+	CreatedAt time.Time
+	// When it was last changed.
+	UpdatedAt time.Time
+	// Deleted then; made anew when it is named again.
+	DeletedAt *time.Time
+}
+
 // Whom nothing is to be sent to. Before each send it is looked up; the run ends then: unsubscribed, or suppressed. Who is suppressed on all channels is not let into pipelines.
 type PgautomateSuppression struct {
 	// Counts suppressions.
