@@ -58,6 +58,16 @@ func feed(c *call) (int, any, error) {
 		return 0, nil, err
 	}
 	total, data := int64(0), []obj{}
+	if len(rows) == 0 && page > 0 { // beyond the end: of what?
+		p.Skip, p.MaxRows = 0, 1
+		first, err := c.s.q.ApiFeed(c.ctx, p)
+		if err != nil {
+			return 0, nil, err
+		}
+		for i := range first {
+			total = first[i].Total
+		}
+	}
 	for i := range rows {
 		total = rows[i].Total
 		if i == int(size) {
@@ -77,7 +87,7 @@ func feed(c *call) (int, any, error) {
 }
 
 func unseen(c *call) (int, any, error) {
-	limit, err := c.number("limit", 100, 100)
+	limit, err := c.limit(100)
 	if err != nil {
 		return 0, nil, err
 	}
