@@ -409,6 +409,7 @@ func (s *Server) registerNovu(mux *http.ServeMux) {
 	s.registerSubscribers(mux)
 	s.registerTopics(mux)
 	s.registerWorkflows(mux)
+	s.registerLayouts(mux)
 	s.registerActivity(mux)
 	s.registerFeed(mux)
 	s.registerInbox(mux)

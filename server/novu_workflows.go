@@ -345,6 +345,9 @@ func createTemplate(c *call) (int, any, error) {
 		return 0, nil, err
 	}
 	steps, err := b.steps(nil)
+	if err == nil {
+		err = c.checkLayouts(steps)
+	}
 	if err != nil {
 		return 0, nil, err
 	}
@@ -458,6 +461,9 @@ func updateTemplate(c *call) (int, any, error) {
 			return err
 		}
 		steps, err := b.steps(w.steps)
+		if err == nil {
+			err = c.checkLayouts(steps)
+		}
 		if err != nil {
 			return err
 		}
@@ -763,6 +769,9 @@ func createWorkflow(c *call) (int, any, error) {
 		return 0, nil, err
 	}
 	steps, err := b.steps(nil)
+	if err == nil {
+		err = c.checkLayouts(steps)
+	}
 	if err != nil {
 		return 0, nil, err
 	}
@@ -812,6 +821,9 @@ func putWorkflow(c *call) (int, any, error) {
 		return 0, nil, err
 	}
 	steps, err := b.steps(w.steps)
+	if err == nil {
+		err = c.checkLayouts(steps)
+	}
 	if err != nil {
 		return 0, nil, err
 	}

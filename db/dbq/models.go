@@ -62,6 +62,34 @@ type PgautomateIntegration struct {
 	UpdatedAt time.Time
 }
 
+// What stands around the content of e-mail steps.
+type PgautomateLayout struct {
+	// Counts layouts.
+	ID int64
+	// Whose layout it is.
+	OrganizationID string
+	// What steps call it (layoutId).
+	Identifier string
+	// For people.
+	Name string
+	// For people.
+	Description string
+	// HTML, a Liquid template; the step's content comes where {{{body}}} or {{content}} stands.
+	Content string
+	// Kept for the wire.
+	Variables json.RawMessage
+	// Stands around e-mail steps that name none.
+	IsDefault bool
+	// Members of the request that mean nothing here and are given back.
+	Extra json.RawMessage
+	// Since when.
+	CreatedAt time.Time
+	// When it was last changed.
+	UpdatedAt time.Time
+	// Deleted then.
+	DeletedAt *time.Time
+}
+
 // What was sent, or put into the in-app feed; at most one for each job.
 type PgautomateMessage struct {
 	// Counts messages.
