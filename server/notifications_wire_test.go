@@ -183,6 +183,26 @@ func TestCursors(t *testing.T) {
 	}
 }
 
+// The form of marks that came before markAs.
+func TestMark(t *testing.T) {
+	t.Parallel()
+	p := newPost(t)
+	p.workflow("w", []string{template("in_app", "x")})
+	p.until("trigger:completed in_app:completed", ofEvent, p.trigger("processed", `{"name":"w","to":"S1"}`))
+	id := fmt.Sprint(p.call(200, "GET", "/v1/subscribers/S1/notifications/feed", p.a, "").get("data", "data", 0, "_id"))
+	for _, c := range [][2]string{
+		{`{"seen":true}`, "true false"}, {`{"read":true}`, "true true"}, {`{"read":false}`, "true false"}, {`{"seen":false}`, "false false"}, {`{"seen":true,"read":true}`, "true true"},
+	} {
+		a := p.call(201, "POST", "/v1/subscribers/S1/messages/markAs", p.a, `{"messageId":"`+id+`","mark":`+c[0]+`}`)
+		if got := fmt.Sprint(a.get("data", 0, "seen"), " ", a.get("data", 0, "read")); got != c[1] {
+			t.Errorf("%s: %s, want %s", c[0], got, c[1])
+		}
+	}
+	p.call(400, "POST", "/v1/subscribers/S1/messages/markAs", p.a, `{"messageId":"`+id+`","mark":{}}`)
+	p.call(400, "POST", "/v1/subscribers/S1/messages/markAs", p.a, `{"mark":{"read":true}}`)
+	p.call(404, "POST", "/v1/subscribers/nobody/messages/markAs", p.a, `{"messageId":"`+id+`","mark":{"read":true}}`)
+}
+
 func TestSeverities(t *testing.T) {
 	t.Parallel()
 	p := newPost(t)
