@@ -34,6 +34,19 @@ type Integrations interface {
 	List(ctx context.Context, organization, channel, identifier string) ([]Integration, error)
 }
 
+// Providers are who can send over a channel; nil: any provider, by the address that
+// its credentials name.
+func Providers(channel string) []string {
+	switch channel {
+	case "email":
+		return []string{"nodemailer", "email-webhook"}
+	case "sms":
+		return []string{"twilio", "generic-sms"}
+	default:
+		return nil
+	}
+}
+
 // ErrNoIntegration says that nothing is set up to send over a channel.
 var ErrNoIntegration = errors.New("no active integration")
 

@@ -56,11 +56,12 @@ type WebhookOutput struct {
 type webhookHandler struct {
 	client  *http.Client
 	signer  *standardwebhooks.Webhook // nil: not signed
+	secret  string                    // what signer has, as it is written
 	timeout time.Duration
 }
 
 func newWebhook(cfg Webhook) (*webhookHandler, error) {
-	h := &webhookHandler{timeout: webhookTimeout}
+	h := &webhookHandler{timeout: webhookTimeout, secret: cfg.Secret}
 	if cfg.Secret != "" {
 		key, err := base64.StdEncoding.DecodeString(strings.TrimPrefix(cfg.Secret, "whsec_"))
 		if err != nil || len(key) < 24 || len(key) > 64 {

@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -222,7 +223,7 @@ func (r *run) decideThrottle(ctx context.Context, tx pgx.Tx) (jobs.Result, error
 			return jobs.Result{}, jobs.Permanent(err)
 		}
 		window = parseSettings("throttle", raw).Wait
-		if err := window.check("payload." + s.DelayPath); err != nil {
+		if err := window.check("payload." + strings.TrimPrefix(s.DelayPath, "payload.")); err != nil {
 			return jobs.Result{}, jobs.Permanent(&jobs.UnsentError{Err: err, Detail: "Invalid throttle configuration"})
 		}
 	}
@@ -282,6 +283,7 @@ func (r *run) delayEnd() (time.Time, error) {
 	}
 	switch s.Type {
 	case "scheduled", "dynamic":
+		path := "payload." + strings.TrimPrefix(s.DelayPath, "payload.")
 		value, _ := lookup(r.payload, s.DelayPath)
 		if span, ok := value.(map[string]any); ok && s.Type == "dynamic" {
 			raw, err := json.Marshal(span)
@@ -289,20 +291,20 @@ func (r *run) delayEnd() (time.Time, error) {
 				return time.Time{}, err
 			}
 			d := parseSettings("delay", raw)
-			if err := d.Wait.check("payload." + s.DelayPath); err != nil {
+			if err := d.Wait.check(path); err != nil {
 				return time.Time{}, err
 			}
 			return d.Wait.after(r.action.PerformAt, r.zone), nil
 		}
 		at, ok := instant(value)
 		if !ok {
-			return time.Time{}, fmt.Errorf("payload.%s is no ISO 8601 instant", s.DelayPath)
+			return time.Time{}, fmt.Errorf("%s is no ISO 8601 instant", path)
 		}
 		if !at.After(r.action.Now) {
-			return time.Time{}, fmt.Errorf("payload.%s is in the past: %s", s.DelayPath, at.Format(time.RFC3339))
+			return time.Time{}, fmt.Errorf("%s is in the past: %s", path, at.Format(time.RFC3339))
 		}
 		if at.Sub(r.action.Now) > longest {
-			return time.Time{}, fmt.Errorf("payload.%s is too far away: %s", s.DelayPath, at.Format(time.RFC3339))
+			return time.Time{}, fmt.Errorf("%s is too far away: %s", path, at.Format(time.RFC3339))
 		}
 		return at, nil
 	case "timed":

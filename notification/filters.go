@@ -4,6 +4,7 @@ package notification
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -45,7 +46,8 @@ var (
 		"EQUAL", "NOT_EQUAL", "LARGER", "LARGER_EQUAL", "SMALLER", "SMALLER_EQUAL", "IN", "NOT_IN", "IS_DEFINED",
 		"LIKE", "NOT_LIKE", "BETWEEN", "NOT_BETWEEN", "ANY_IN", "ALL_IN",
 	}
-	filteredOn = []string{"payload", "subscriber", "tenant", "actor", "isOnline", "isOnlineInLast", "previousStep"}
+	filteredOn = []string{"payload", "subscriber", "tenant", "actor", "isOnline", "isOnlineInLast", "previousStep", "webhook"}
+	compared   = []string{"payload", "subscriber", "tenant", "actor", "webhook"} // those that have an operator
 )
 
 // CheckFilters refuses filters that would never be what they say.
@@ -65,8 +67,14 @@ func CheckFilters(raw json.RawMessage) error {
 			if !slices.Contains(filteredOn, f.On) {
 				return fmt.Errorf("filters: on %q is not known: use one of %s", f.On, strings.Join(filteredOn, ", "))
 			}
-			if (f.On == "payload" || f.On == "subscriber" || f.On == "tenant" || f.On == "actor") && !slices.Contains(operators, f.Operator) {
+			if slices.Contains(compared, f.On) && !slices.Contains(operators, f.Operator) {
 				return fmt.Errorf("filters: operator %q is not known: use one of %s", f.Operator, strings.Join(operators, ", "))
+			}
+			if f.On != "webhook" {
+				continue
+			}
+			if _, err := jobs.CheckAddress(f.WebhookURL); err != nil {
+				return fmt.Errorf("filters: webhookUrl: %w", err)
 			}
 		}
 	}
@@ -85,8 +93,13 @@ func (r *run) passes(ctx context.Context, raw json.RawMessage) (bool, error) {
 	if len(groups) == 0 {
 		return true, nil
 	}
+	// What others are to be asked for is looked at last.
+	slices.SortStableFunc(groups, func(a, b filterGroup) int { return cmp.Compare(a.asks(), b.asks()) })
 	for _, g := range groups {
 		ok, err := r.passesGroup(ctx, g)
+		if errors.Is(err, errUnanswered) {
+			continue
+		}
 		if err != nil {
 			return false, err
 		}
@@ -96,6 +109,24 @@ func (r *run) passes(ctx context.Context, raw json.RawMessage) (bool, error) {
 	}
 	return false, nil
 }
+
+func (f filter) asks() int {
+	if f.On == "webhook" {
+		return 1
+	}
+	return 0
+}
+
+func (g filterGroup) asks() int {
+	if slices.ContainsFunc(g.Children, func(f filter) bool { return f.asks() > 0 }) {
+		return 1
+	}
+	return 0
+}
+
+// errUnanswered says that a condition is neither met nor not met, because who was to
+// be asked did not answer. What depends on it does not pass, negated or not.
+var errUnanswered = errors.New("a webhook did not answer")
 
 // meets says whether an integration's conditions hold; they are filters, and a
 // condition on a tenant fails where there is none.
@@ -110,8 +141,14 @@ func (r *run) passesGroup(ctx context.Context, g filterGroup) (bool, error) {
 	if len(g.Children) == 0 {
 		return true, nil
 	}
+	slices.SortStableFunc(g.Children, func(a, b filter) int { return cmp.Compare(a.asks(), b.asks()) })
+	var unanswered error
 	for _, f := range g.Children {
 		ok, err := r.passesFilter(ctx, f)
+		if errors.Is(err, errUnanswered) {
+			unanswered = err
+			continue
+		}
 		if err != nil {
 			return false, err
 		}
@@ -119,7 +156,7 @@ func (r *run) passesGroup(ctx context.Context, g filterGroup) (bool, error) {
 			return ok, nil
 		}
 	}
-	return g.Value != "OR", nil
+	return g.Value != "OR", unanswered
 }
 
 func (r *run) passesFilter(ctx context.Context, f filter) (bool, error) {
@@ -145,9 +182,69 @@ func (r *run) passesFilter(ctx context.Context, f filter) (bool, error) {
 		return r.onlineInLast(f), nil
 	case "previousStep":
 		return r.previousStep(ctx, f)
+	case "webhook":
+		return r.asked(ctx, f)
 	default:
 		return false, nil
 	}
+}
+
+// askTime is how long all webhooks that a step's conditions ask may take together.
+const askTime = 10 * time.Second
+
+// answer is what a webhook answered.
+type answer struct {
+	value map[string]any
+	err   error
+}
+
+// asked compares a member of what a webhook answers.
+func (r *run) asked(ctx context.Context, f filter) (bool, error) {
+	a, there := r.answers[f.WebhookURL]
+	if !there {
+		a = r.ask(ctx, f.WebhookURL)
+		if err := ctx.Err(); err != nil {
+			return false, err
+		}
+		if r.answers == nil {
+			r.answers = map[string]answer{}
+		}
+		r.answers[f.WebhookURL] = a
+	}
+	if a.err != nil {
+		return false, a.err
+	}
+	value, there := lookup(a.value, f.Field)
+	return r.compare(ctx, f, value, there)
+}
+
+// ask asks a webhook. When it does not answer, or not with JSON, the job's details say so.
+func (r *run) ask(ctx context.Context, address string) answer {
+	handler, _ := r.s.Senders.Handler("webhook")
+	asker, ok := handler.(jobs.Asker)
+	if !ok {
+		return answer{err: jobs.Permanent(errors.New("filters: nothing here asks webhooks"))}
+	}
+	if r.askUntil.IsZero() {
+		r.askUntil = time.Now().Add(askTime)
+	}
+	ctx, cancel := context.WithDeadline(ctx, r.askUntil)
+	defer cancel()
+	raw, err := asker.Ask(ctx, r.action, address, map[string]any{
+		"subscriber": r.subscriber, "payload": r.payload, "identifier": r.job.WorkflowIdentifier, "channel": r.job.Type, "providerId": "novu",
+	})
+	var value any
+	if err == nil {
+		err = decode(raw, &value)
+	}
+	if err != nil {
+		r.details = append(r.details, jobs.Detail{
+			Status: "Failed", Detail: "Failed to get response from remote webhook filter on last retry", Source: "Webhook", Raw: err.Error(),
+		})
+		return answer{err: fmt.Errorf("%w: %w", errUnanswered, err)}
+	}
+	m, _ := value.(map[string]any)
+	return answer{value: m}
 }
 
 func (r *run) onlineInLast(f filter) bool {
@@ -318,6 +415,9 @@ func text(v any) string {
 func CheckSkip(raw json.RawMessage) error {
 	if raw = bytes.TrimSpace(raw); len(raw) == 0 || string(raw) == "null" {
 		return nil
+	}
+	if raw[0] != '{' {
+		return errors.New("skip: use JSON logic, an object such as {\"==\": [{\"var\": \"payload.plan\"}, \"free\"]}")
 	}
 	if !jsonlogic.IsValid(bytes.NewReader(raw)) {
 		return errors.New("skip: this is no JSON logic that is known: use operators such as ==, and, or, in, var")

@@ -32,14 +32,46 @@ type run struct {
 	payload    map[string]any
 	subscriber map[string]any
 	controls   map[string]any
+	content    map[string]any // the controls of the variant chosen, else the step's own
 	overrides  map[string]any
 	steps      map[string]any // what digests, webhooks and custom steps gave, by step
 	vars       *jobs.Vars
+	details    []jobs.Detail // what is to be told beside the outcome
+	answers    map[string]answer
+	askUntil   time.Time // when webhooks are given up, all together
 }
 
 // Run carries out one job; it is the jobs.Handler of all of them.
 func (s *Service) Run(ctx context.Context, a *jobs.Action) (jobs.Result, error) {
 	r := &run{s: s, q: dbq.New(s.Pool), action: a}
+	result, err := r.carryOut(ctx)
+	if err != nil || len(r.details) == 0 {
+		return result, err
+	}
+	decide := result.Decide
+	if decide == nil {
+		return r.told(result), nil
+	}
+	result.Decide = func(ctx context.Context, tx pgx.Tx) (jobs.Result, error) {
+		result, err := decide(ctx, tx)
+		return r.told(result), err
+	}
+	return result, nil
+}
+
+// told puts the run's details in front of the result's.
+func (r *run) told(result jobs.Result) jobs.Result {
+	records := jobs.Records{}
+	if result.Records != nil {
+		records = *result.Records
+	}
+	records.Details = slices.Concat(r.details, records.Details)
+	result.Records = &records
+	return result
+}
+
+func (r *run) carryOut(ctx context.Context) (jobs.Result, error) {
+	a := r.action
 	if err := r.load(ctx); err != nil {
 		return jobs.Result{}, err
 	}
@@ -360,12 +392,9 @@ type content struct {
 	rest                 map[string]any
 }
 
-// contentOf picks the variant and renders it.
+// contentOf renders what was chosen.
 func (r *run) contentOf(ctx context.Context, html bool) (*content, error) {
-	controls, err := r.variant(ctx)
-	if err != nil {
-		return nil, err
-	}
+	controls := r.content
 	body := controls["body"]
 	if body == nil {
 		body = controls["content"]
@@ -399,6 +428,17 @@ func (r *run) contentOf(ctx context.Context, html bool) (*content, error) {
 // Preview renders a step's content for values that a caller makes up: payload,
 // subscriber, steps. The error is one line about a template.
 func Preview(ctx context.Context, controls, values map[string]any) (map[string]any, error) {
+	shown := maps.Clone(controls)
+	delete(shown, "skip")
+	raw, err := json.Marshal(shown)
+	if err != nil {
+		return nil, err
+	}
+	return jobs.Render(ctx, raw, previewVars(values))
+}
+
+// previewVars are the variables of a preview.
+func previewVars(values map[string]any) *jobs.Vars {
 	v := jobs.NewVars()
 	payload, _ := values["payload"].(map[string]any)
 	for name, value := range payload {
@@ -412,13 +452,7 @@ func Preview(ctx context.Context, controls, values map[string]any) (map[string]a
 		}
 	}
 	v.Set("step", map[string]any{"digest": false, "total_count": 0, "events": []any{}})
-	shown := maps.Clone(controls)
-	delete(shown, "skip")
-	raw, err := json.Marshal(shown)
-	if err != nil {
-		return nil, err
-	}
-	return jobs.Render(ctx, raw, v)
+	return v
 }
 
 // variant is the first variant whose filters pass, else the step's own content.
@@ -473,6 +507,10 @@ func (r *run) custom(ctx context.Context) (jobs.Result, error) {
 }
 
 func (r *run) inApp(ctx context.Context) (jobs.Result, error) {
+	var err error
+	if r.content, err = r.variant(ctx); err != nil {
+		return jobs.Result{}, err
+	}
 	c, err := r.contentOf(ctx, false)
 	if err != nil {
 		return jobs.Result{}, err
@@ -534,16 +572,31 @@ func (r *run) send(ctx context.Context) (jobs.Result, error) {
 	if !ok {
 		return jobs.Result{}, jobs.Permanent(&jobs.UnsentError{Err: fmt.Errorf("nothing here sends %s", channel), Detail: "Subscriber does not have an active integration"})
 	}
-	c, err := r.contentOf(ctx, channel == "email" && r.isHTML())
+	var err error
+	if r.content, err = r.variant(ctx); err != nil {
+		return jobs.Result{}, err
+	}
+	layout := ""
+	if channel == "email" {
+		if layout, err = r.layout(ctx); err != nil {
+			return jobs.Result{}, err
+		}
+	}
+	c, err := r.contentOf(ctx, channel == "email" && (r.isHTML() || layout != ""))
 	if err != nil {
 		return jobs.Result{}, err
+	}
+	if layout != "" {
+		if c.Body, err = r.laidOut(ctx, layout, c.Body); err != nil {
+			return jobs.Result{}, err
+		}
 	}
 	over := r.override()
 	m := r.message(c)
 	params := map[string]any{}
 	switch channel {
 	case "email":
-		err = r.email(ctx, c, over, params, m)
+		err = r.email(ctx, c, r.isHTML() || layout != "", over, params, m)
 	case "sms":
 		m.Recipient = first(text(over["to"]), text(r.payload["phone"]), text(r.subscriber["phone"]))
 		params["to"], params["body"] = m.Recipient, first(text(over["content"]), c.Body)
@@ -650,9 +703,9 @@ func (r *run) unsent(err error, m *jobs.Message) error {
 }
 
 func (r *run) isHTML() bool {
-	body := r.controls["body"]
+	body := r.content["body"]
 	if body == nil {
-		body = r.controls["content"]
+		body = r.content["content"]
 	}
 	if _, ok := body.([]any); ok {
 		return true
@@ -661,7 +714,7 @@ func (r *run) isHTML() bool {
 	return strings.Contains(s, "</") || strings.Contains(s, "/>") || strings.Contains(s, "<br")
 }
 
-func (r *run) email(ctx context.Context, c *content, over, params map[string]any, m *jobs.Message) error {
+func (r *run) email(ctx context.Context, c *content, html bool, over, params map[string]any, m *jobs.Message) error {
 	m.Recipient = first(text(r.payload["email"]), text(r.subscriber["email"]))
 	to := []any{}
 	if m.Recipient != "" {
@@ -683,7 +736,7 @@ func (r *run) email(ctx context.Context, c *content, over, params map[string]any
 	subject := text(params["subject"])
 	m.Subject = &subject
 	body := "body"
-	if r.isHTML() {
+	if html {
 		body = "html"
 	}
 	params[body] = c.Body

@@ -67,7 +67,7 @@ type Answer struct {
 // Trigger accepts a trigger. *RefusedError says that it can't be.
 func (s *Service) Trigger(ctx context.Context, organization string, r Request) (Answer, error) {
 	p, err := s.prepare(ctx, dbq.New(s.Pool), organization, &r)
-	if err != nil || p.answer.Status != Processed {
+	if err != nil || p.answer.Status != Processed || p.twice {
 		return p.answer, err
 	}
 	if err := s.keepAttachments(ctx, organization, p); err != nil {
@@ -88,7 +88,7 @@ func (s *Service) Trigger(ctx context.Context, organization string, r Request) (
 // TriggerTx is Trigger in a transaction of the caller's.
 func (s *Service) TriggerTx(ctx context.Context, tx pgx.Tx, organization string, r Request) (Answer, error) {
 	p, err := s.prepare(ctx, dbq.New(tx), organization, &r)
-	if err != nil || p.answer.Status != Processed {
+	if err != nil || p.answer.Status != Processed || p.twice {
 		return p.answer, err
 	}
 	if err := s.keepAttachments(ctx, organization, p); err != nil {
@@ -138,6 +138,17 @@ func (s *Service) prepare(ctx context.Context, q *dbq.Queries, organization stri
 	}
 	if err := p.readBody(r); err != nil {
 		return p, err
+	}
+	if r.TransactionID != "" {
+		// Whatever has become of the workflow since: the answer is the first one.
+		p.twice, err = q.EventExists(ctx, dbq.EventExistsParams{OrganizationID: organization, TransactionID: r.TransactionID})
+		if err != nil {
+			return p, fmt.Errorf("event %q: %w", r.TransactionID, err)
+		}
+		if p.twice {
+			p.answer.TransactionID = r.TransactionID
+			return p, nil
+		}
 	}
 	w, err := q.FindWorkflow(ctx, dbq.FindWorkflowParams{OrganizationID: organization, Identifier: r.Name})
 	if errors.Is(err, pgx.ErrNoRows) {
@@ -210,7 +221,7 @@ func newID() string {
 // readBody reads payload and overrides; attachments leave the payload.
 func (p *prepared) readBody(r *Request) error {
 	if len(r.TransactionID) > 500 || strings.ContainsRune(r.TransactionID, 0) {
-		return unprocessable("transactionId", "transactionId is too long: use at most 500 characters")
+		return unprocessable("transactionId", "transactionId can't be one: use at most 500 bytes, without U+0000")
 	}
 	p.payload, p.overrides = json.RawMessage("{}"), json.RawMessage("{}")
 	for name, from := range map[string]*json.RawMessage{"payload": &r.Payload, "overrides": &r.Overrides} {
@@ -435,6 +446,9 @@ func fileBytes(raw json.RawMessage) ([]byte, bool) {
 	}
 	content := make([]byte, len(buffer.Data))
 	for i, b := range buffer.Data {
+		if b < 0 || b > 255 {
+			return nil, false
+		}
 		content[i] = byte(b)
 	}
 	return content, true

@@ -62,7 +62,7 @@ SELECT s.*, ARRAY(SELECT t.key FROM pgautomate.topic_subscribers m JOIN pgautoma
 
 -- name: ApiListSubscribers :many
 -- subscribers_live_idx.
-SELECT s.*, count(*) OVER () AS total FROM pgautomate.subscribers s
+SELECT s.* FROM pgautomate.subscribers s
  WHERE s.organization_id = @organization_id AND s.deleted_at IS NULL
    AND (@email::text = '' OR s.email ILIKE '%' || @email || '%')
    AND (@phone::text = '' OR s.phone LIKE '%' || @phone || '%')
@@ -71,6 +71,17 @@ SELECT s.*, count(*) OVER () AS total FROM pgautomate.subscribers s
    AND (@before::bigint = 0 OR s.id < @before) AND (@after::bigint = 0 OR s.id > @after)
  ORDER BY CASE WHEN @ascending::boolean THEN s.id END, CASE WHEN NOT @ascending THEN s.id END DESC
  LIMIT @max_rows OFFSET @skip;
+
+-- name: ApiCountSubscribers :one
+-- subscribers_live_idx.
+SELECT count(*) FROM (
+    SELECT FROM pgautomate.subscribers s
+     WHERE s.organization_id = @organization_id AND s.deleted_at IS NULL
+       AND (@email::text = '' OR s.email ILIKE '%' || @email || '%')
+       AND (@phone::text = '' OR s.phone LIKE '%' || @phone || '%')
+       AND (@name::text = '' OR concat_ws(' ', s.first_name, s.last_name) ILIKE '%' || @name || '%')
+       AND (@subscriber_id::text = '' OR s.subscriber_id = @subscriber_id)
+     LIMIT @most::bigint) x;
 
 -- name: ApiPatchSubscriber :execrows
 UPDATE pgautomate.subscribers s
@@ -111,11 +122,19 @@ ON CONFLICT (organization_id, key) DO NOTHING RETURNING id;
 SELECT t.* FROM pgautomate.topics t WHERE t.organization_id = @organization_id AND t.key = @key;
 
 -- name: ApiListTopics :many
-SELECT t.*, count(*) OVER () AS total FROM pgautomate.topics t
+SELECT t.* FROM pgautomate.topics t
  WHERE t.organization_id = @organization_id AND (@key::text = '' OR t.key ILIKE '%' || @key || '%')
    AND (@name::text = '' OR t.name ILIKE '%' || @name || '%')
    AND (@before::bigint = 0 OR t.id < @before) AND (@after::bigint = 0 OR t.id > @after)
- ORDER BY t.id DESC LIMIT @max_rows OFFSET @skip;
+ ORDER BY CASE WHEN @ascending::boolean THEN t.id END, CASE WHEN NOT @ascending THEN t.id END DESC
+ LIMIT @max_rows OFFSET @skip;
+
+-- name: ApiCountTopics :one
+SELECT count(*) FROM (
+    SELECT FROM pgautomate.topics t
+     WHERE t.organization_id = @organization_id AND (@key::text = '' OR t.key ILIKE '%' || @key || '%')
+       AND (@name::text = '' OR t.name ILIKE '%' || @name || '%')
+     LIMIT @most::bigint) x;
 
 -- name: ApiPatchTopic :execrows
 UPDATE pgautomate.topics SET name = coalesce(sqlc.narg(name), name), data = coalesce(sqlc.narg(data), data), updated_at = now()
@@ -145,21 +164,31 @@ RETURNING m.id, m.subscriber_no, m.identifier, m.created_at;
 
 -- name: ApiMembers :many
 SELECT m.id, m.identifier, m.created_at, s.id AS subscriber_no, s.subscriber_id, s.first_name, s.last_name, s.email, s.avatar,
-       s.created_at AS subscriber_created_at, s.updated_at AS subscriber_updated_at, t.id AS topic_id, t.key, t.name, count(*) OVER () AS total
+       s.created_at AS subscriber_created_at, s.updated_at AS subscriber_updated_at, t.id AS topic_id, t.key, t.name
   FROM pgautomate.topic_subscribers m
   JOIN pgautomate.topics t ON t.id = m.topic_id
   JOIN pgautomate.subscribers s ON s.id = m.subscriber_no AND s.deleted_at IS NULL
  WHERE t.organization_id = @organization_id
    AND (@topic_key::text = '' OR t.key = @topic_key) AND (@subscriber_id::text = '' OR s.subscriber_id = @subscriber_id)
    AND (@before::bigint = 0 OR m.id < @before) AND (@after::bigint = 0 OR m.id > @after)
- ORDER BY m.id DESC LIMIT @max_rows;
+ ORDER BY CASE WHEN @ascending::boolean THEN m.id END, CASE WHEN NOT @ascending THEN m.id END DESC
+ LIMIT @max_rows;
+
+-- name: ApiCountMembers :one
+SELECT count(*) FROM (
+    SELECT FROM pgautomate.topic_subscribers m
+      JOIN pgautomate.topics t ON t.id = m.topic_id
+      JOIN pgautomate.subscribers s ON s.id = m.subscriber_no AND s.deleted_at IS NULL
+     WHERE t.organization_id = @organization_id
+       AND (@topic_key::text = '' OR t.key = @topic_key) AND (@subscriber_id::text = '' OR s.subscriber_id = @subscriber_id)
+     LIMIT @most::bigint) x;
 
 -- name: ApiListNotifications :many
 -- notifications_list_idx, newest first.
 SELECT n.id, n.organization_id, n.workflow_id, n.subscriber_id, n.subscriber_no, n.transaction_id, n.channels, n.created_at, n.topic_key,
        coalesce((SELECT m.notification_id FROM pgautomate.notification_jobs j JOIN pgautomate.notification_jobs m ON m.id = j.merged_into
                   WHERE j.notification_id = n.id AND j.action_type = 'digest' AND j.status = 'merged' LIMIT 1), 0)::bigint AS digested_into,
-       e.payload, e.overrides, w.name AS workflow_name, w.identifier, w.tags,
+       e.payload, e.overrides, w.name AS workflow_name, w.identifier, w.tags, coalesce(w.extra ->> 'severity', 'none')::text AS severity,
        s.first_name, s.last_name, s.email, s.phone
   FROM pgautomate.notifications n
   JOIN pgautomate.notification_events e ON e.id = n.event_id
@@ -177,6 +206,7 @@ SELECT n.id, n.organization_id, n.workflow_id, n.subscriber_id, n.subscriber_no,
    AND (sqlc.narg(after)::timestamptz IS NULL OR n.created_at >= sqlc.narg(after))
    AND (sqlc.narg(before)::timestamptz IS NULL OR n.created_at <= sqlc.narg(before))
    AND (@topic_key::text = '' OR n.topic_key = @topic_key)
+   AND (cardinality(@severities::text[]) = 0 OR coalesce(w.extra ->> 'severity', 'none') = ANY (@severities))
  ORDER BY n.organization_id DESC, n.id DESC LIMIT @max_rows OFFSET @skip;
 
 -- name: ApiJobsOf :many
@@ -421,3 +451,19 @@ SELECT coalesce((SELECT m.id FROM pgautomate.messages m
                   WHERE m.subscriber_no = @subscriber_no AND m.channel = 'in_app' AND m.created_at < now() - make_interval(secs => @seconds::double precision)
                     AND m.deleted_at IS NULL
                   ORDER BY m.subscriber_no DESC, m.channel DESC, m.id DESC LIMIT 1), 0)::bigint AS id;
+
+-- name: ApiGetEvent :one
+-- notification_events_organization_id_transaction_id_key.
+SELECT e.id, e.transaction_id, e.status, e.error, e.broadcast, e.recipients, e.topics, e.topic_no, e.topic_after, e.fanned_out, e.actor,
+       e.created_at, e.finished_at, e.canceled_at, w.id AS workflow_id, w.identifier, w.name
+  FROM pgautomate.notification_events e JOIN pgautomate.workflows w ON w.id = e.workflow_id
+ WHERE e.organization_id = @organization_id AND e.transaction_id = @transaction_id;
+
+-- name: ApiMembersAfter :one
+-- How many members of a topic come after one. topic_subscribers_walk_idx.
+SELECT count(*) FROM pgautomate.topic_subscribers m JOIN pgautomate.topics t ON t.id = m.topic_id
+ WHERE t.organization_id = @organization_id AND t.key = @key AND m.id > @after;
+
+-- name: ApiSubscribersAfter :one
+-- subscribers_live_idx.
+SELECT count(*) FROM pgautomate.subscribers s WHERE s.organization_id = @organization_id AND s.deleted_at IS NULL AND s.id > @after;

@@ -217,7 +217,8 @@ SELECT j.organization_id, j.action_type, j.perform_at FROM pgautomate.notificati
 
 -- name: DeleteOldNotifications :one
 -- Deletes the oldest notifications that ended before a moment, with all that belongs to
--- them but messages in feeds, and says how many. notifications_pkey.
+-- them but messages in feeds, and says how many, and which digests' groups they took
+-- part in. notifications_pkey.
 WITH newer AS MATERIALIZED (
     SELECT coalesce((SELECT x.id FROM pgautomate.notifications x WHERE x.created_at >= @before::timestamptz ORDER BY x.id LIMIT 1), 9223372036854775807) AS id
 ), old AS MATERIALIZED (
@@ -229,7 +230,7 @@ WITH newer AS MATERIALIZED (
                                                                    WHERE m.id = j.merged_into AND m.status IN ('pending', 'queued', 'running', 'delayed'))))
      ORDER BY n.id LIMIT @most::bigint FOR UPDATE OF n SKIP LOCKED
 ), jobs AS (
-    DELETE FROM pgautomate.notification_jobs j WHERE j.notification_id = ANY (ARRAY(SELECT old.id FROM old)) RETURNING j.id
+    DELETE FROM pgautomate.notification_jobs j WHERE j.notification_id = ANY (ARRAY(SELECT old.id FROM old)) RETURNING j.id, j.digest_group
 ), details AS (
     DELETE FROM pgautomate.job_details d WHERE d.job_id = ANY (ARRAY(SELECT jobs.id FROM jobs))
 ), messages AS (
@@ -237,7 +238,17 @@ WITH newer AS MATERIALIZED (
 ), gone AS (
     DELETE FROM pgautomate.notifications n WHERE n.id = ANY (ARRAY(SELECT old.id FROM old)) RETURNING n.id
 )
-SELECT count(*) FROM gone;
+SELECT (SELECT count(*) FROM gone) AS gone,
+       ARRAY(SELECT DISTINCT jobs.digest_group FROM jobs WHERE jobs.digest_group IS NOT NULL)::bigint[] AS groups;
+
+-- name: LockGroups :many
+-- Those that nobody is at. digest_groups_pkey.
+SELECT g.id FROM pgautomate.digest_groups g WHERE g.id = ANY (@ids::bigint[]) ORDER BY g.id FOR UPDATE SKIP LOCKED;
+
+-- name: DeleteUnusedGroups :exec
+-- Of locked groups those that no job took part in. notification_jobs_group_idx.
+DELETE FROM pgautomate.digest_groups g
+ WHERE g.id = ANY (@ids::bigint[]) AND NOT EXISTS (SELECT FROM pgautomate.notification_jobs j WHERE j.digest_group = g.id);
 
 -- name: DeleteOldEvents :execrows
 -- Events of which no notification is left. notification_events_pkey, notifications_event_id_subscriber_no_key.

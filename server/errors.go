@@ -277,6 +277,10 @@ func fromPostgres(e *pgconn.PgError) *problem {
 	switch e.Code {
 	case pgerrcode.UntranslatableCharacter, pgerrcode.CharacterNotInRepertoire:
 		return at("", "invalid", "text may not contain the character U+0000")
+	case pgerrcode.InvalidTextRepresentation:
+		if strings.HasPrefix(e.Message, "invalid input syntax for type json") {
+			return at("", "invalid", "the JSON holds half a character: write the escapes \\ud800 to \\udfff in pairs only")
+		}
 	case pgerrcode.InvalidDatetimeFormat, pgerrcode.DatetimeFieldOverflow, pgerrcode.IntervalFieldOverflow:
 		return at("", "invalid", firstLine(e.Message))
 	case pgerrcode.ProgramLimitExceeded:

@@ -46,11 +46,20 @@ func TestNotificationOperation(t *testing.T) {
 	p.until("trigger:completed digest:merged in_app:merged", ofEvent, two)
 	mail := p.trigger("processed", `{"name":"mail","to":{"subscriberId":"S3","email":"s3@example.com"}}`)
 	p.until("trigger:completed email:completed in_app:completed", ofEvent, mail)
+	// Of two digests' groups the one is used by a newer notification, too.
+	p.workflow("keyed", []string{digest(`{"type":"regular","amount":0.01,"unit":"seconds","digestKey":"k"}`)})
+	for _, k := range []string{"gone", "used", "used"} {
+		more := ""
+		if p.text(`SELECT count(*)::text FROM pgautomate.digest_groups WHERE digest_key = '"used"'`) == "1" {
+			more = `,"transactionId":"newer"`
+		}
+		p.until("trigger:completed digest:completed", ofEvent, p.trigger("processed", `{"name":"keyed","to":"S5","payload":{"k":"`+k+`"}`+more+`}`))
+	}
 	fresh := p.trigger("processed", `{"name":"w","to":"S4"}`)
 	p.until("trigger:completed in_app:completed push:failed", ofEvent, fresh)
-	p.exec(`UPDATE pgautomate.notification_events SET created_at = now() - interval '40 days', finished_at = now() - interval '40 days' WHERE transaction_id <> $1 AND status <> 'pending'`, fresh)
-	p.exec(`UPDATE pgautomate.notifications SET created_at = now() - interval '40 days' WHERE transaction_id <> $1`, fresh)
-	p.exec(`UPDATE pgautomate.notification_jobs SET finished_at = now() - interval '40 days' WHERE transaction_id <> $1 AND finished_at IS NOT NULL`, fresh)
+	p.exec(`UPDATE pgautomate.notification_events SET created_at = now() - interval '40 days', finished_at = now() - interval '40 days' WHERE transaction_id NOT IN ($1, 'newer') AND status <> 'pending'`, fresh)
+	p.exec(`UPDATE pgautomate.notifications SET created_at = now() - interval '40 days' WHERE transaction_id NOT IN ($1, 'newer')`, fresh)
+	p.exec(`UPDATE pgautomate.notification_jobs SET finished_at = now() - interval '40 days' WHERE transaction_id NOT IN ($1, 'newer') AND finished_at IS NOT NULL`, fresh)
 	p.exec(`UPDATE pgautomate.messages SET created_at = now() - interval '40 days' WHERE transaction_id = $1`, mail)
 	p.exec(`UPDATE pgautomate.messages SET created_at = now() - interval '400 days' WHERE transaction_id = $1`, id)
 	ok(t, p.engine.Notifications().Forget(t.Context(), 30*24*time.Hour))
@@ -59,11 +68,14 @@ func TestNotificationOperation(t *testing.T) {
 			WHEN $4 THEN 'mail' WHEN $5 THEN 'fresh' ELSE transaction_id END AS name FROM pgautomate.`+table+`) x`, id, one, two, mail, fresh)
 	}
 	for table, want := range map[string]string{
-		"notifications": "follower fresh master", "notification_jobs": "follower fresh master", "notification_events": "follower fresh master stuck", "messages": "fresh mail",
+		"notifications": "follower fresh master newer", "notification_jobs": "follower fresh master newer", "notification_events": "follower fresh master newer stuck", "messages": "fresh mail",
 	} {
 		if got := kept(table); got != want {
 			t.Errorf("%s: kept are %s, want %s", table, got, want)
 		}
+	}
+	if got := p.text(`SELECT string_agg(digest_key, ' ' ORDER BY digest_key) FROM pgautomate.digest_groups`); got != ` "used"` {
+		t.Errorf("groups of digests: kept are %s", got)
 	}
 	if got := p.text(`SELECT string_agg(DISTINCT channel, ' ') FROM pgautomate.messages WHERE transaction_id = $1`, mail); got != "in_app" {
 		t.Errorf("of the mail's notification %s is kept", got)

@@ -401,7 +401,8 @@ func TestFanOut(t *testing.T) {
 	event := value[int64](t, p.pool, `SELECT id FROM pgautomate.notification_events WHERE transaction_id = 'resumed'`)
 	interrupted := 0
 	for done := false; !done; {
-		ctx, cancel := context.WithTimeout(t.Context(), 30*time.Millisecond)
+		// Each time a bit later: on a slow machine nothing is done in so short a time.
+		ctx, cancel := context.WithTimeout(t.Context(), time.Duration(30+5*interrupted)*time.Millisecond)
 		var err error
 		if done, err = p.engine.Notifications().FanOut(ctx, event); err != nil {
 			interrupted++

@@ -5,6 +5,7 @@ package server
 // are ignored, answers stand in {"data": …}, and a member without a value is left out.
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/hex"
@@ -155,13 +156,29 @@ func (c *call) read(into any) error {
 	if len(c.body) == 0 {
 		return problemf(http.StatusBadRequest, "send a JSON object as the body")
 	}
-	if err := json.Unmarshal(c.body, into); err != nil {
-		if kind, ok := errors.AsType[*json.UnmarshalTypeError](err); ok {
-			return refuse(kind.Field + " must be " + kindWord(kind.Type.Kind().String()))
-		}
-		return problemf(http.StatusBadRequest, "the body is not JSON: %s", clip(err.Error()))
+	return readInto(c.body, into, "the body")
+}
+
+// readInto decodes JSON; what names it in the 400 that says what is wrong with it.
+func readInto(raw []byte, into any, what string) error {
+	err := json.Unmarshal(raw, into)
+	if kind, ok := errors.AsType[*json.UnmarshalTypeError](err); ok {
+		return refuse(cmp.Or(kind.Field, what) + " must be " + kindWord(kind.Type.Kind().String()))
+	}
+	if err != nil {
+		return problemf(http.StatusBadRequest, "%s is not JSON: %s", what, clip(err.Error()))
 	}
 	return nil
+}
+
+// refusal is the line that one of many things in a body is refused with, be it by us
+// or by the database; not known: the request itself has failed.
+func (c *call) refusal(err error) (message string, known bool) {
+	var p *problem
+	if !errors.As(c.s.toProblem(c.ctx, fromRefused(err)), &p) || p.status >= http.StatusInternalServerError {
+		return "", false
+	}
+	return p.message, true
 }
 
 func kindWord(kind string) string {
@@ -278,40 +295,86 @@ func idNumber(text string) *int64 {
 	return nil
 }
 
-// cursors reads after and before, ids in base64.
-func (c *call) cursors() (after, before int64, err error) {
-	for name, into := range map[string]*int64{"after": &after, "before": &before} {
-		raw, err := decodeCursor(c.query(name))
-		if err != nil {
-			return 0, 0, refuse(name + " is no cursor of ours")
-		}
-		if raw != "" {
-			n := idNumber(raw)
-			if n == nil {
-				return 0, 0, refuse(name + " is no cursor of ours")
-			}
-			*into = *n
-		}
+// limit reads how many are wanted, 100 at most; 0 stands for the default.
+func (c *call) limit(otherwise int) (int32, error) {
+	n, err := c.number("limit", otherwise, 100)
+	if err == nil && n == 0 {
+		n = int32(otherwise)
 	}
-	return after, before, nil
+	return n, err
 }
 
-// cursorPage is a v2 page of rows, newest first, of which there may be one more than
-// limit. The page after is that of older rows: "next" is given as before.
-func cursorPage[R any](rows []R, limit int32, total int64, id func(*R) int64, show func(*R) obj) obj {
-	more := len(rows) > int(limit)
+// walk is where a page of a v2 list begins, and which way it goes: from a cursor on
+// in the list's order, or backwards to what comes before it.
+type walk struct {
+	limit     int32
+	above     int64 // ids greater than that; 0: all
+	below     int64 // ids less than that; 0: all
+	ascending bool  // the order in which the rows are read
+	backwards bool
+	began     bool // at a cursor
+}
+
+// walk reads limit, after, before and includeCursor; ascending says that the list's
+// order is that of the ids.
+func (c *call) walk(ascending bool) (w walk, err error) {
+	if w.limit, err = c.limit(10); err != nil {
+		return w, err
+	}
+	name := "after"
+	if c.query(name) == "" {
+		name = "before"
+	}
+	raw, err := decodeCursor(c.query(name))
+	id := idNumber(raw)
+	if err != nil || raw != "" && id == nil {
+		return w, refuse(name + " is no cursor of ours")
+	}
+	w.began, w.backwards = id != nil, id != nil && name == "before"
+	w.ascending = ascending != w.backwards
+	if !w.began {
+		return w, nil
+	}
+	around := int64(0)
+	if c.query("includeCursor") == "true" {
+		around = 1
+	}
+	if w.ascending {
+		w.above = *id - around
+	} else {
+		w.below = *id + around
+	}
+	return w, nil
+}
+
+// rows is how many to ask for: one more than are shown says that there are more.
+func (w *walk) rows() int32 { return w.limit + 1 }
+
+// maxCounted is up to where v2's lists count.
+const maxCounted = 50_000
+
+// cursorPage is a v2 page of the rows that a walk came by; found counts all that
+// there are, one more than maxCounted at most.
+func cursorPage[R any](rows []R, w *walk, found int64, id func(*R) int64, show func(*R) obj) obj {
+	more := len(rows) > int(w.limit)
 	if more {
-		rows = rows[:limit]
+		rows = rows[:w.limit]
+	}
+	if w.backwards {
+		slices.Reverse(rows)
 	}
 	list := make([]obj, 0, len(rows))
 	for i := range rows {
 		list = append(list, show(&rows[i]))
 	}
-	var next any
-	if more {
+	var next, previous any
+	if len(rows) > 0 && (more || w.backwards) {
 		next = encodeCursor(itoa(id(&rows[len(rows)-1])))
 	}
-	return obj{"data": list, "next": next, "previous": nil, "totalCount": total, "totalCountCapped": false}
+	if len(rows) > 0 && w.began && (more || !w.backwards) {
+		previous = encodeCursor(itoa(id(&rows[0])))
+	}
+	return obj{"data": list, "next": next, "previous": previous, "totalCount": min(found, maxCounted), "totalCountCapped": found > maxCounted}
 }
 
 // transaction runs do in one transaction.
@@ -346,6 +409,7 @@ func (s *Server) registerNovu(mux *http.ServeMux) {
 	s.registerSubscribers(mux)
 	s.registerTopics(mux)
 	s.registerWorkflows(mux)
+	s.registerLayouts(mux)
 	s.registerActivity(mux)
 	s.registerFeed(mux)
 	s.registerInbox(mux)

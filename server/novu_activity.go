@@ -16,7 +16,7 @@ func (s *Server) registerActivity(mux *http.ServeMux) {
 	const tag = "activity"
 	s.novu(mux,
 		wire{method: http.MethodGet, path: "/v1/notifications", id: "list-notifications", summary: "List notifications, the newest first", tag: tag, query: []string{
-			"page", "limit", "transactionId", "channels", "templates", "emails", "subscriberIds", "search", "after", "before", "topicKey",
+			"page", "limit", "transactionId", "channels", "templates", "emails", "subscriberIds", "search", "after", "before", "topicKey", "severity",
 		}, handle: listNotifications},
 		wire{method: http.MethodGet, path: "/v1/notifications/{notificationId}", id: "get-notification", summary: "Get a notification", tag: tag, handle: getNotification},
 		wire{method: http.MethodGet, path: "/v1/messages", id: "list-messages", summary: "List messages, the newest first", tag: tag, query: []string{"page", "limit", "channel", "subscriberId", "transactionId"}, handle: listMessages},
@@ -45,7 +45,7 @@ func listNotifications(c *call) (int, any, error) {
 	}
 	p := dbq.ApiListNotificationsParams{
 		OrganizationID: c.org, TransactionIds: c.all("transactionId"), Channels: c.all("channels"), Workflows: c.all("templates"),
-		Emails: c.all("emails"), SubscriberIds: c.all("subscriberIds"), Search: c.query("search"), TopicKey: c.query("topicKey"),
+		Emails: c.all("emails"), SubscriberIds: c.all("subscriberIds"), Search: c.query("search"), TopicKey: c.query("topicKey"), Severities: c.all("severity"),
 		MaxRows: size + 1, Skip: page * size,
 	}
 	if p.After, err = c.moment("after"); err != nil {
@@ -71,7 +71,7 @@ func getNotification(c *call) (int, any, error) {
 		return 0, nil, missing
 	}
 	rows, err := c.s.q.ApiListNotifications(c.ctx, dbq.ApiListNotificationsParams{
-		OrganizationID: c.org, ID: id, MaxRows: 1, TransactionIds: []string{}, Channels: []string{}, Workflows: []string{}, Emails: []string{}, SubscriberIds: []string{},
+		OrganizationID: c.org, ID: id, MaxRows: 1, TransactionIds: []string{}, Channels: []string{}, Workflows: []string{}, Emails: []string{}, SubscriberIds: []string{}, Severities: []string{},
 	})
 	if err != nil {
 		return 0, nil, err
@@ -133,7 +133,7 @@ func (c *call) showNotifications(rows []dbq.ApiListNotificationsRow) ([]obj, err
 		out[i] = obj{
 			"_id": itoa(r.ID), "_environmentId": r.OrganizationID, "_organizationId": r.OrganizationID, "_subscriberId": itoa(r.SubscriberNo),
 			"_templateId": itoa(r.WorkflowID), "transactionId": r.TransactionID, "channels": r.Channels, "createdAt": wireTime(r.CreatedAt),
-			"updatedAt": wireTime(r.CreatedAt), "subscriber": who, "payload": r.Payload, "to": obj{"subscriberId": r.SubscriberID}, "tags": orNone(r.Tags),
+			"updatedAt": wireTime(r.CreatedAt), "subscriber": who, "payload": r.Payload, "to": obj{"subscriberId": r.SubscriberID}, "tags": orNone(r.Tags), "severity": r.Severity,
 			"template": obj{
 				"_id": itoa(r.WorkflowID), "name": r.WorkflowName,
 				"triggers": []obj{{"type": "event", "identifier": r.Identifier, "variables": []obj{}}},

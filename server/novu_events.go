@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"net/http"
 
+	"github.com/pgautomate/pgautomate/db/dbq"
 	"github.com/pgautomate/pgautomate/notification"
 )
 
@@ -21,6 +22,7 @@ func (s *Server) registerEvents(mux *http.ServeMux) {
 		wire{method: http.MethodPost, path: "/v1/events/trigger", id: "events-trigger", summary: "Trigger a workflow", tag: "events", most: most, handle: triggerEvent},
 		wire{method: http.MethodPost, path: "/v1/events/trigger/bulk", id: "events-trigger-bulk", summary: "Trigger up to 100 workflows", tag: "events", most: most, handle: triggerBulk},
 		wire{method: http.MethodPost, path: "/v1/events/trigger/broadcast", id: "events-broadcast", summary: "Trigger a workflow for all subscribers", tag: "events", most: most, handle: broadcast},
+		wire{method: http.MethodGet, path: "/v1/events/trigger/{transactionId}", id: "events-progress", summary: "How far an event is shared out among its recipients", tag: "events", handle: eventProgress},
 		wire{method: http.MethodDelete, path: "/v1/events/trigger/{transactionId}", id: "events-cancel", summary: "Cancel what has not run of a transaction", tag: "events", handle: cancelEvent},
 	)
 }
@@ -74,21 +76,16 @@ func triggerBulk(c *call) (int, any, error) {
 	for i, raw := range b.Events {
 		var r notification.Request
 		var err error
-		if err = json.Unmarshal(raw, &r); err != nil {
-			err = &notification.RefusedError{Status: http.StatusBadRequest, Message: "the event is not as it should be: " + clip(err.Error())}
-		} else {
+		if err = readInto(raw, &r, "the event"); err == nil {
 			c.transactionFor(&r, i)
 			answers[i], err = c.s.notifications.Trigger(c.ctx, c.org, r)
 		}
-		if refused, ok := errors.AsType[*notification.RefusedError](err); ok {
-			answers[i] = notification.Answer{Acknowledged: true, Status: notification.Errored, Error: []string{refused.Error()}}
-		} else if err != nil {
-			// Of what the database refuses one event is told like any other.
-			var p *problem
-			if !errors.As(c.s.toProblem(c.ctx, err), &p) || p.status >= http.StatusInternalServerError {
+		if err != nil {
+			message, known := c.refusal(err)
+			if !known {
 				return 0, nil, err
 			}
-			answers[i] = notification.Answer{Acknowledged: true, Status: notification.Errored, Error: []string{p.message}}
+			answers[i] = notification.Answer{Acknowledged: true, Status: notification.Errored, Error: []string{message}}
 		}
 	}
 	return http.StatusCreated, answers, nil
@@ -97,4 +94,58 @@ func triggerBulk(c *call) (int, any, error) {
 func cancelEvent(c *call) (int, any, error) {
 	done, err := c.s.notifications.Cancel(c.ctx, c.org, c.PathValue("transactionId"))
 	return http.StatusOK, done, err
+}
+
+// eventProgress tells how far an event is shared out, and what of it could not be done.
+func eventProgress(c *call) (int, any, error) {
+	id := c.PathValue("transactionId")
+	e, err := c.s.q.ApiGetEvent(c.ctx, dbq.ApiGetEventParams{OrganizationID: c.org, TransactionID: id})
+	if err != nil {
+		return 0, nil, orNotFound(err, "event", id)
+	}
+	left, err := c.recipientsLeft(&e)
+	if err != nil {
+		return 0, nil, err
+	}
+	m := obj{
+		"_id": itoa(e.ID), "transactionId": e.TransactionID, "_organizationId": c.org, "_environmentId": c.org, "status": e.Status,
+		"template":      obj{"_id": itoa(e.WorkflowID), "name": e.Name, "triggers": []obj{{"type": "event", "identifier": e.Identifier, "variables": []obj{}}}},
+		"notifications": e.FannedOut, "remaining": left, "createdAt": wireTime(e.CreatedAt),
+	}
+	put(m, "error", e.Error)
+	put(m, "finishedAt", e.FinishedAt)
+	put(m, "canceledAt", e.CanceledAt)
+	return http.StatusOK, m, nil
+}
+
+// recipientsLeft is how many an event may still be shared out to; who is left out of
+// topics or has a notification already is counted, too.
+func (c *call) recipientsLeft(e *dbq.ApiGetEventRow) (int64, error) {
+	if e.Status != "pending" {
+		return 0, nil
+	}
+	var singles []json.RawMessage
+	var topics []struct {
+		Key string `json:"topicKey"`
+	}
+	if err := errors.Join(json.Unmarshal(e.Recipients, &singles), json.Unmarshal(e.Topics, &topics)); err != nil {
+		return 0, err
+	}
+	left := int64(len(singles))
+	if e.Broadcast {
+		n, err := c.s.q.ApiSubscribersAfter(c.ctx, dbq.ApiSubscribersAfterParams{OrganizationID: c.org, After: e.TopicAfter})
+		return left + n, err
+	}
+	for i := int(e.TopicNo); i < len(topics); i++ {
+		after := int64(0)
+		if i == int(e.TopicNo) {
+			after = e.TopicAfter
+		}
+		n, err := c.s.q.ApiMembersAfter(c.ctx, dbq.ApiMembersAfterParams{OrganizationID: c.org, Key: topics[i].Key, After: after})
+		if err != nil {
+			return 0, err
+		}
+		left += n
+	}
+	return left, nil
 }

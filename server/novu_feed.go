@@ -19,6 +19,7 @@ func (s *Server) registerFeed(mux *http.ServeMux) {
 		wire{method: http.MethodGet, path: base + "/notifications/feed", id: "feed", summary: "A subscriber's feed, the newest first", tag: tag, query: []string{"page", "limit", "read", "seen", "payload"}, handle: feed},
 		wire{method: http.MethodGet, path: base + "/notifications/unseen", id: "feed-unseen", summary: "How many are not seen", tag: tag, query: []string{"seen", "limit"}, handle: unseen},
 		wire{method: http.MethodPost, path: base + "/messages/mark-as", id: "feed-mark-as", summary: "Mark messages as read, seen, unread or unseen", tag: tag, handle: markAs},
+		wire{method: http.MethodPost, path: base + "/messages/markAs", id: "feed-mark", summary: "Mark messages by {read, seen}, as older clients do", tag: tag, handle: mark},
 		wire{method: http.MethodPost, path: base + "/messages/mark-all", id: "feed-mark-all", summary: "Mark all messages", tag: tag, handle: markAll},
 	)
 }
@@ -58,6 +59,16 @@ func feed(c *call) (int, any, error) {
 		return 0, nil, err
 	}
 	total, data := int64(0), []obj{}
+	if len(rows) == 0 && page > 0 { // beyond the end: of what?
+		p.Skip, p.MaxRows = 0, 1
+		first, err := c.s.q.ApiFeed(c.ctx, p)
+		if err != nil {
+			return 0, nil, err
+		}
+		for i := range first {
+			total = first[i].Total
+		}
+	}
 	for i := range rows {
 		total = rows[i].Total
 		if i == int(size) {
@@ -77,7 +88,7 @@ func feed(c *call) (int, any, error) {
 }
 
 func unseen(c *call) (int, any, error) {
-	limit, err := c.number("limit", 100, 100)
+	limit, err := c.limit(100)
 	if err != nil {
 		return 0, nil, err
 	}
@@ -101,30 +112,76 @@ func markAs(c *call) (int, any, error) {
 	if err := c.read(&b); err != nil {
 		return 0, nil, err
 	}
+	return c.mark(b.MessageID, b.MarkAs)
+}
+
+// mark is what the form before markAs was: {mark: {seen, read}}.
+func mark(c *call) (int, any, error) {
+	var b struct {
+		MessageID json.RawMessage `json:"messageId"`
+		Mark      struct {
+			Seen *bool `json:"seen"`
+			Read *bool `json:"read"`
+		} `json:"mark"`
+	}
+	if err := c.read(&b); err != nil {
+		return 0, nil, err
+	}
+	var as []string
+	for _, m := range []struct {
+		said    *bool
+		on, off string
+	}{{b.Mark.Seen, "seen", "unseen"}, {b.Mark.Read, "read", "unread"}} {
+		switch {
+		case m.said == nil:
+		case *m.said:
+			as = append(as, m.on)
+		default:
+			as = append(as, m.off)
+		}
+	}
+	if len(as) == 0 {
+		return 0, nil, refuse("mark must say read or seen: true or false")
+	}
+	return c.mark(b.MessageID, as...)
+}
+
+// mark marks messages, one way after the other.
+func (c *call) mark(messageID json.RawMessage, as ...string) (int, any, error) {
 	var ids []string
 	var one string
-	if json.Unmarshal(b.MessageID, &one) == nil && one != "" {
+	if json.Unmarshal(messageID, &one) == nil && one != "" {
 		ids = []string{one}
 	} else {
-		_ = json.Unmarshal(b.MessageID, &ids) // no list: refused below
+		_ = json.Unmarshal(messageID, &ids) // no list: refused below
 	}
 	if len(ids) == 0 {
 		return 0, nil, problemf(http.StatusBadRequest, "messageId is required")
 	}
-	if !slices.Contains(marks, b.MarkAs) {
-		return 0, nil, refuse("markAs must be one of the following values: read, seen, unread, unseen")
+	for _, one := range as {
+		if !slices.Contains(marks, one) {
+			return 0, nil, refuse("markAs must be one of the following values: read, seen, unread, unseen")
+		}
 	}
 	sub, err := c.feedOf(http.StatusNotFound)
 	if err != nil {
 		return 0, nil, err
 	}
-	p := dbq.ApiMarkMessagesParams{MarkAs: b.MarkAs, SubscriberNo: sub.ID, Ids: []int64{}}
+	p := dbq.ApiMarkMessagesParams{SubscriberNo: sub.ID, Ids: []int64{}}
 	for _, id := range ids {
 		if n := idNumber(id); n != nil {
 			p.Ids = append(p.Ids, *n)
 		}
 	}
-	rows, err := c.s.q.ApiMarkMessages(c.ctx, p)
+	var rows []dbq.PgautomateMessage
+	err = c.transaction(func(q *dbq.Queries) (err error) {
+		for _, p.MarkAs = range as {
+			if rows, err = q.ApiMarkMessages(c.ctx, p); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
 	data := make([]obj, len(rows))
 	for i := range rows {
 		data[i] = showMessage(&rows[i])

@@ -180,7 +180,7 @@ func (c *call) time(name string) (*time.Time, error) {
 }
 
 func inbox(c *call) (int, any, error) {
-	limit, err := c.number("limit", 10, 100)
+	limit, err := c.limit(10)
 	if err != nil {
 		return 0, nil, err
 	}

@@ -5,12 +5,15 @@ package server
 
 import (
 	"encoding/json"
+	"fmt"
 	"net/http"
 	"slices"
+	"strings"
 
 	"github.com/jackc/pgerrcode"
 
 	"github.com/pgautomate/pgautomate/db/dbq"
+	"github.com/pgautomate/pgautomate/jobs"
 	"github.com/pgautomate/pgautomate/notification"
 )
 
@@ -148,6 +151,12 @@ func createIntegration(c *call) (int, any, error) {
 	if b.ProviderID == "" || b.Channel == "" {
 		return 0, nil, refuse("providerId and channel should not be empty")
 	}
+	if err := checkKind("credentials", b.Credentials, '{'); err != nil {
+		return 0, nil, err
+	}
+	if known := jobs.Providers(b.Channel); known != nil && !slices.Contains(known, b.ProviderID) {
+		return 0, nil, refuse(fmt.Sprintf("providerId %q can't send %s here: use %s", clip(b.ProviderID), b.Channel, strings.Join(known, " or ")))
+	}
 	credentials, err := keepMasked(orObject(b.Credentials), json.RawMessage("{}"))
 	if err != nil {
 		return 0, nil, err
@@ -182,6 +191,9 @@ func (c *call) integrationID() (int64, error) {
 func updateIntegration(c *call) (int, any, error) {
 	var b integrationBody
 	if err := c.read(&b); err != nil {
+		return 0, nil, err
+	}
+	if err := checkKind("credentials", b.Credentials, '{'); err != nil {
 		return 0, nil, err
 	}
 	if err := notification.CheckFilters(b.Conditions); err != nil {
@@ -274,6 +286,9 @@ func (c *call) tenant(id string) (*dbq.PgautomateTenant, error) {
 }
 
 func (c *call) saveTenant(status int, b *tenantBody) (int, any, error) {
+	if err := checkKind("data", b.Data, '{'); err != nil {
+		return 0, nil, err
+	}
 	_, err := c.s.q.UpsertTenant(c.ctx, dbq.UpsertTenantParams{OrganizationID: c.org, Identifier: b.Identifier, Name: b.Name, Data: b.Data})
 	if err != nil {
 		return 0, nil, err
@@ -354,6 +369,13 @@ func createOverride(c *call) (int, any, error) {
 	}
 	if err := c.read(&b); err != nil {
 		return 0, nil, err
+	}
+	if b.WorkflowID == "" || b.TenantID == "" {
+		return 0, nil, refuse("workflowId and tenantId should not be empty")
+	}
+	var settings map[string]*bool
+	if len(b.PreferenceSettings) > 0 && json.Unmarshal(b.PreferenceSettings, &settings) != nil {
+		return 0, nil, refuse("preferenceSettings must be an object of channels that are true or false")
 	}
 	w, err := c.s.workflow(c.ctx, c.org, b.WorkflowID)
 	if err != nil {

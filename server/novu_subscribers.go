@@ -4,14 +4,21 @@ package server
 
 import (
 	"encoding/json"
+	"fmt"
+	"maps"
 	"net/http"
 	"slices"
+	"strings"
+	"time"
 
 	"github.com/pgautomate/pgautomate/db/dbq"
 	"github.com/pgautomate/pgautomate/notification"
 )
 
-const maxSubscribers = 500
+const (
+	maxSubscribers = 500
+	maxTokens      = 100 // of a provider's device tokens
+)
 
 func (s *Server) registerSubscribers(mux *http.ServeMux) {
 	const tag, one = "subscribers", "/{subscriberId}"
@@ -23,7 +30,7 @@ func (s *Server) registerSubscribers(mux *http.ServeMux) {
 		}
 		s.novu(mux,
 			wire{method: http.MethodPost, path: base, id: v[1:] + "-create-subscriber", summary: "Make or change a subscriber", tag: tag, query: []string{"failIfExists"}, handle: createSubscriber},
-			wire{method: http.MethodGet, path: base, id: v[1:] + "-list-subscribers", summary: "List subscribers", tag: tag, query: []string{"page", "limit", "after", "before", "email", "name", "phone", "subscriberId"}, handle: list},
+			wire{method: http.MethodGet, path: base, id: v[1:] + "-list-subscribers", summary: "List subscribers", tag: tag, query: []string{"page", "limit", "after", "before", "includeCursor", "orderDirection", "email", "name", "phone", "subscriberId"}, handle: list},
 			wire{method: http.MethodGet, path: base + one, id: v[1:] + "-get-subscriber", summary: "Get a subscriber", tag: tag, handle: getSubscriber},
 			wire{method: http.MethodPatch, path: base + one, id: v[1:] + "-patch-subscriber", summary: "Change a subscriber", tag: tag, handle: patchSubscriber},
 			wire{method: http.MethodDelete, path: base + one, id: v[1:] + "-delete-subscriber", summary: "Delete a subscriber", tag: tag, handle: deleteSubscriber},
@@ -82,11 +89,38 @@ func (c *call) subscriberAnswer(status int, id string) (int, any, error) {
 	return status, showSubscriber(r), nil
 }
 
+// checkSubscriber refuses what would not be kept as it was sent.
+func checkSubscriber(raw json.RawMessage) error {
+	var b map[string]json.RawMessage
+	if err := readInto(raw, &b, "the subscriber"); err != nil {
+		return err
+	}
+	for _, name := range []string{"firstName", "lastName", "email", "phone", "avatar", "locale", "timezone"} {
+		var text *string
+		if len(b[name]) > 0 && json.Unmarshal(b[name], &text) != nil {
+			return refuse(name + " must be a string")
+		}
+		if name != "timezone" || text == nil || *text == "" {
+			continue
+		}
+		if _, err := time.LoadLocation(*text); err != nil || *text == "Local" {
+			return refuse(fmt.Sprintf("timezone %q is not known: use an IANA name such as Europe/Vienna", clip(*text)))
+		}
+	}
+	if err := checkKind("data", b["data"], '{'); err != nil {
+		return err
+	}
+	return checkKind("channels", b["channels"], '[')
+}
+
 func createSubscriber(c *call) (int, any, error) {
 	var b struct {
 		SubscriberID string `json:"subscriberId"`
 	}
 	if err := c.read(&b); err != nil {
+		return 0, nil, err
+	}
+	if err := checkSubscriber(c.body); err != nil {
 		return 0, nil, err
 	}
 	if c.query("failIfExists") == "true" {
@@ -123,7 +157,10 @@ func bulkSubscribers(c *call) (int, any, error) {
 		var named struct {
 			SubscriberID string `json:"subscriberId"`
 		}
-		err := json.Unmarshal(raw, &named)
+		err := readInto(raw, &named, "the subscriber")
+		if err == nil {
+			err = checkSubscriber(raw)
+		}
 		before := false
 		if err == nil {
 			_, missing := c.subscriber(named.SubscriberID)
@@ -136,7 +173,11 @@ func bulkSubscribers(c *call) (int, any, error) {
 		one := obj{"subscriberId": named.SubscriberID}
 		switch {
 		case err != nil:
-			one["message"] = clip(err.Error())
+			message, known := c.refusal(err)
+			if !known {
+				return 0, nil, err
+			}
+			one["message"] = message
 			failed = append(failed, one)
 		case before:
 			updated = append(updated, one)
@@ -156,10 +197,8 @@ func patchSubscriber(c *call) (int, any, error) {
 	if err := c.read(&b); err != nil {
 		return 0, nil, err
 	}
-	for _, name := range []string{"firstName", "lastName", "email", "phone", "avatar", "locale", "timezone"} {
-		if _, text := b[name].(string); b[name] != nil && !text {
-			return 0, nil, refuse(name + " must be a string")
-		}
+	if err := checkSubscriber(c.body); err != nil {
+		return 0, nil, err
 	}
 	id := c.PathValue("subscriberId")
 	n, err := c.s.q.ApiPatchSubscriber(c.ctx, dbq.ApiPatchSubscriberParams{OrganizationID: c.org, SubscriberID: id, Patch: c.body})
@@ -181,14 +220,14 @@ func deleteSubscriber(c *call) (int, any, error) {
 	return http.StatusOK, obj{"acknowledged": true, "status": "deleted"}, err
 }
 
-func (c *call) listSubscribers(limit, skip int32, after, before int64) ([]dbq.ApiListSubscribersRow, error) {
+func (c *call) listSubscribers(w walk, skip int32) ([]dbq.PgautomateSubscriber, error) {
 	return c.s.q.ApiListSubscribers(c.ctx, dbq.ApiListSubscribersParams{
 		OrganizationID: c.org, Email: c.query("email"), Phone: c.query("phone"), Name: c.query("name"), SubscriberID: c.query("subscriberId"),
-		After: after, Before: before, MaxRows: limit, Skip: skip, Ascending: c.query("orderDirection") == "ASC",
+		After: w.above, Before: w.below, MaxRows: w.rows(), Skip: skip, Ascending: w.ascending,
 	})
 }
 
-func showListed(r *dbq.ApiListSubscribersRow) obj {
+func showListed(r *dbq.PgautomateSubscriber) obj {
 	return showSubscriber(&dbq.ApiGetSubscriberRow{
 		ID: r.ID, OrganizationID: r.OrganizationID, SubscriberID: r.SubscriberID, FirstName: r.FirstName, LastName: r.LastName, Email: r.Email,
 		Phone: r.Phone, Avatar: r.Avatar, Locale: r.Locale, Timezone: r.Timezone, Data: r.Data, Channels: r.Channels, IsOnline: r.IsOnline,
@@ -197,27 +236,18 @@ func showListed(r *dbq.ApiListSubscribersRow) obj {
 }
 
 func listSubscribers(c *call) (int, any, error) {
-	limit, err := c.number("limit", 10, 100)
+	w, err := c.walk(c.query("orderDirection") == "ASC")
 	if err != nil {
 		return 0, nil, err
 	}
-	after, before, err := c.cursors()
+	rows, err := c.listSubscribers(w, 0)
 	if err != nil {
 		return 0, nil, err
 	}
-	// "after" a cursor is what comes next in the list, and the newest come first.
-	if c.query("orderDirection") != "ASC" {
-		after, before = before, after
-	}
-	rows, err := c.listSubscribers(limit+1, 0, after, before)
-	if err != nil {
-		return 0, nil, err
-	}
-	var total int64
-	if len(rows) > 0 {
-		total = rows[0].Total
-	}
-	return http.StatusOK, cursorPage(rows, limit, total, func(r *dbq.ApiListSubscribersRow) int64 { return r.ID }, showListed), nil
+	found, err := c.s.q.ApiCountSubscribers(c.ctx, dbq.ApiCountSubscribersParams{
+		OrganizationID: c.org, Email: c.query("email"), Phone: c.query("phone"), Name: c.query("name"), SubscriberID: c.query("subscriberId"), Most: maxCounted + 1,
+	})
+	return http.StatusOK, cursorPage(rows, &w, found, func(r *dbq.PgautomateSubscriber) int64 { return r.ID }, showListed), err
 }
 
 func listSubscribersV1(c *call) (int, any, error) {
@@ -225,7 +255,7 @@ func listSubscribersV1(c *call) (int, any, error) {
 	if err != nil {
 		return 0, nil, err
 	}
-	rows, err := c.listSubscribers(size+1, page*size, 0, 0)
+	rows, err := c.listSubscribers(walk{limit: size}, page*size)
 	if err != nil {
 		return 0, nil, err
 	}
@@ -257,6 +287,12 @@ func (c *call) credentials(union bool) (int, any, error) {
 	if b.ProviderID == "" {
 		return 0, nil, refuse("providerId should not be empty")
 	}
+	if len(b.Credentials) == 0 || string(b.Credentials) == "null" {
+		return 0, nil, refuse("credentials must be an object")
+	}
+	if err := checkKind("credentials", b.Credentials, '{'); err != nil {
+		return 0, nil, err
+	}
 	id := c.PathValue("subscriberId")
 	if _, err := c.subscriber(id); err != nil {
 		return 0, nil, err
@@ -278,12 +314,41 @@ func (c *call) credentials(union bool) (int, any, error) {
 		return 0, nil, err
 	}
 	err = c.transaction(func(q *dbq.Queries) error {
-		return notification.MergeSubscriberChannels(c.ctx, q, c.org, id, channels, union)
+		if err := notification.MergeSubscriberChannels(c.ctx, q, c.org, id, channels, union); err != nil {
+			return err
+		}
+		merged, err := q.SubscriberChannels(c.ctx, dbq.SubscriberChannelsParams{OrganizationID: c.org, SubscriberID: id})
+		if err != nil {
+			return err
+		}
+		return checkTokens(merged)
 	})
 	if err != nil {
 		return 0, nil, err
 	}
 	return c.subscriberAnswer(http.StatusOK, id)
+}
+
+// checkTokens refuses more device tokens than a provider may have.
+func checkTokens(channels json.RawMessage) error {
+	var list []struct {
+		Credentials struct {
+			DeviceTokens any `json:"deviceTokens"`
+		} `json:"credentials"`
+	}
+	if err := json.Unmarshal(channels, &list); err != nil {
+		return err
+	}
+	for _, one := range list {
+		tokens, ok := one.Credentials.DeviceTokens.([]any)
+		switch {
+		case !ok && one.Credentials.DeviceTokens != nil:
+			return refuse("credentials.deviceTokens must be an array")
+		case len(tokens) > maxTokens:
+			return refuse(fmt.Sprintf("credentials.deviceTokens must contain no more than %d elements", maxTokens))
+		}
+	}
+	return nil
 }
 
 func deleteCredentials(c *call) (int, any, error) {
@@ -450,17 +515,42 @@ func (b *preferencesBody) wantedChannels() json.RawMessage {
 	return raw
 }
 
-func (c *call) setPreference(no int64, b *preferencesBody) (*saved, error) {
-	p := dbq.ApiSetPreferenceParams{SubscriberNo: no, Enabled: b.Enabled, Channels: b.wantedChannels(), Schedule: b.Schedule}
-	if b.WorkflowID == "" {
-		return nil, c.s.q.ApiSetPreference(c.ctx, p)
+// check refuses channels that there are not.
+func (b *preferencesBody) check() error {
+	for _, channel := range slices.Sorted(maps.Keys(b.Channels)) {
+		if channel != "inApp" && channel != "tool" && !slices.Contains(channels, channel) {
+			return refuse(fmt.Sprintf("channel %q is not known: use one of %s", clip(channel), strings.Join(channels, ", ")))
+		}
 	}
-	w, err := c.s.workflow(c.ctx, c.org, b.WorkflowID)
-	if err != nil {
-		return nil, err
+	return checkKind("schedule", b.Schedule, '{')
+}
+
+// setPreferences writes all of them or none; the workflows are in their order, nil for
+// what is said of all.
+func (c *call) setPreferences(no int64, list ...preferencesBody) ([]*saved, error) {
+	of := make([]*saved, len(list))
+	for i := range list {
+		err := list[i].check()
+		if err == nil && list[i].WorkflowID != "" {
+			of[i], err = c.s.workflow(c.ctx, c.org, list[i].WorkflowID)
+		}
+		if err != nil {
+			return nil, err
+		}
 	}
-	p.WorkflowID = w.ID
-	return w, c.s.q.ApiSetPreference(c.ctx, p)
+	return of, c.transaction(func(q *dbq.Queries) error {
+		for i := range list {
+			b := &list[i]
+			p := dbq.ApiSetPreferenceParams{SubscriberNo: no, Enabled: b.Enabled, Channels: b.wantedChannels(), Schedule: b.Schedule}
+			if of[i] != nil {
+				p.WorkflowID = of[i].ID
+			}
+			if err := q.ApiSetPreference(c.ctx, p); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
 }
 
 func patchPreferences(c *call) (int, any, error) {
@@ -470,7 +560,7 @@ func patchPreferences(c *call) (int, any, error) {
 	}
 	sub, err := c.subscriber(c.PathValue("subscriberId"))
 	if err == nil {
-		_, err = c.setPreference(sub.ID, &b)
+		_, err = c.setPreferences(sub.ID, b)
 	}
 	if err != nil {
 		return 0, nil, err
@@ -493,16 +583,16 @@ func bulkPreferences(c *call) (int, any, error) {
 	if err != nil {
 		return 0, nil, err
 	}
+	of, err := c.setPreferences(sub.ID, b.Preferences...)
+	if err != nil {
+		return 0, nil, err
+	}
+	said, err := c.preferencesOf(sub.ID)
+	if err != nil {
+		return 0, nil, err
+	}
 	out := []obj{}
-	for i := range b.Preferences {
-		w, err := c.setPreference(sub.ID, &b.Preferences[i])
-		if err != nil {
-			return 0, nil, err
-		}
-		said, err := c.preferencesOf(sub.ID)
-		if err != nil {
-			return 0, nil, err
-		}
+	for _, w := range of {
 		one := obj{"level": "global", "enabled": said[0].enabled, "channels": said[0].show(allOn)}
 		if w != nil {
 			p := said[w.ID]
@@ -565,12 +655,12 @@ func patchPreferencesV1(c *call) (int, any, error) {
 	if b.Channel != nil {
 		in.Channels = map[string]*bool{b.Channel.Type: b.Channel.Enabled}
 	}
-	w, err := c.setPreference(sub.ID, &in)
+	of, err := c.setPreferences(sub.ID, in)
 	if err != nil {
 		return 0, nil, err
 	}
 	said, err := c.preferencesOf(sub.ID)
-	return http.StatusOK, showTemplatePreference(w, said[w.ID]), err
+	return http.StatusOK, showTemplatePreference(of[0], said[of[0].ID]), err
 }
 
 func patchGlobalV1(c *call) (int, any, error) {
@@ -589,7 +679,7 @@ func patchGlobalV1(c *call) (int, any, error) {
 	for _, p := range b.Preferences {
 		in.Channels[p.Type] = p.Enabled
 	}
-	if _, err := c.setPreference(sub.ID, &in); err != nil {
+	if _, err := c.setPreferences(sub.ID, in); err != nil {
 		return 0, nil, err
 	}
 	said, err := c.preferencesOf(sub.ID)

@@ -4,6 +4,7 @@ package server
 
 import (
 	"encoding/json"
+	"math"
 	"net/http"
 	"slices"
 	"strings"
@@ -15,7 +16,7 @@ import (
 
 func (s *Server) registerTopics(mux *http.ServeMux) {
 	const tag = "topics"
-	paged := []string{"limit", "after", "before", "key", "name"}
+	paged := []string{"limit", "after", "before", "includeCursor", "orderDirection", "key", "name"}
 	s.novu(mux,
 		wire{method: http.MethodPost, path: "/v2/topics", id: "create-topic", summary: "Make or change a topic", tag: tag, query: []string{"failIfExists"}, handle: createTopic},
 		wire{method: http.MethodGet, path: "/v2/topics", id: "list-topics", summary: "List topics", tag: tag, query: paged, handle: listTopics},
@@ -66,6 +67,9 @@ type topicBody struct {
 func (c *call) makeTopic(b *topicBody) (made bool, err error) {
 	if !notification.ValidID(b.Key) {
 		return false, refuse("key should not be empty")
+	}
+	if err := checkKind("data", b.Data, '{'); err != nil {
+		return false, err
 	}
 	name := ""
 	if b.Name != nil {
@@ -129,7 +133,7 @@ func getTopic(c *call) (int, any, error) {
 	}
 	m := showTopic(t)
 	if strings.HasPrefix(c.URL.Path, "/v1/") {
-		members, _, err := c.members(t.Key, "", 1000, 0, 0)
+		members, err := c.members(t.Key, "", walk{limit: 1000})
 		if err != nil {
 			return 0, nil, err
 		}
@@ -145,6 +149,9 @@ func getTopic(c *call) (int, any, error) {
 func patchTopic(c *call) (int, any, error) {
 	var b topicBody
 	if err := c.read(&b); err != nil {
+		return 0, nil, err
+	}
+	if err := checkKind("data", b.Data, '{'); err != nil {
 		return 0, nil, err
 	}
 	key := c.PathValue("topicKey")
@@ -183,36 +190,27 @@ func deleteTopicV1(c *call) (int, any, error) {
 	return http.StatusNoContent, nil, err
 }
 
-func (c *call) listTopics(limit, skip int32, after, before int64) ([]dbq.ApiListTopicsRow, error) {
+func (c *call) listTopics(w walk, skip int32) ([]dbq.PgautomateTopic, error) {
 	return c.s.q.ApiListTopics(c.ctx, dbq.ApiListTopicsParams{
-		OrganizationID: c.org, Key: c.query("key"), Name: c.query("name"), After: after, Before: before, MaxRows: limit, Skip: skip,
+		OrganizationID: c.org, Key: c.query("key"), Name: c.query("name"), After: w.above, Before: w.below, Ascending: w.ascending, MaxRows: w.rows(), Skip: skip,
 	})
 }
 
-func showListedTopic(r *dbq.ApiListTopicsRow) obj {
-	return showTopic(&dbq.PgautomateTopic{
-		ID: r.ID, OrganizationID: r.OrganizationID, Key: r.Key, Name: r.Name, Data: r.Data, CreatedAt: r.CreatedAt, UpdatedAt: r.UpdatedAt,
-	})
+func (c *call) countTopics(most int64) (int64, error) {
+	return c.s.q.ApiCountTopics(c.ctx, dbq.ApiCountTopicsParams{OrganizationID: c.org, Key: c.query("key"), Name: c.query("name"), Most: most})
 }
 
 func listTopics(c *call) (int, any, error) {
-	limit, err := c.number("limit", 10, 100)
+	w, err := c.walk(c.query("orderDirection") == "ASC")
 	if err != nil {
 		return 0, nil, err
 	}
-	before, after, err := c.cursors()
+	rows, err := c.listTopics(w, 0)
 	if err != nil {
 		return 0, nil, err
 	}
-	rows, err := c.listTopics(limit+1, 0, after, before)
-	if err != nil {
-		return 0, nil, err
-	}
-	var total int64
-	if len(rows) > 0 {
-		total = rows[0].Total
-	}
-	return http.StatusOK, cursorPage(rows, limit, total, func(r *dbq.ApiListTopicsRow) int64 { return r.ID }, showListedTopic), nil
+	found, err := c.countTopics(maxCounted + 1)
+	return http.StatusOK, cursorPage(rows, &w, found, func(r *dbq.PgautomateTopic) int64 { return r.ID }, showTopic), err
 }
 
 func listTopicsV1(c *call) (int, any, error) {
@@ -224,14 +222,20 @@ func listTopicsV1(c *call) (int, any, error) {
 	if err != nil {
 		return 0, nil, err
 	}
-	rows, err := c.listTopics(size, page*size, 0, 0)
+	if size == 0 {
+		size = 10
+	}
+	rows, err := c.listTopics(walk{limit: size}, page*size)
 	if err != nil {
 		return 0, nil, err
 	}
-	data, total := []obj{}, int64(0)
-	for i := range rows {
-		total = rows[i].Total
-		one := showListedTopic(&rows[i])
+	total, err := c.countTopics(math.MaxInt64)
+	if err != nil {
+		return 0, nil, err
+	}
+	data := []obj{}
+	for i := range rows[:min(len(rows), int(size))] {
+		one := showTopic(&rows[i])
 		one["subscribers"] = []string{}
 		data = append(data, one)
 	}
@@ -275,14 +279,10 @@ func (b *memberRefs) read() (ids, identifiers []string, err error) {
 	return ids, identifiers, nil
 }
 
-func (c *call) members(topic, subscriber string, limit int32, after, before int64) ([]dbq.ApiMembersRow, int64, error) {
-	rows, err := c.s.q.ApiMembers(c.ctx, dbq.ApiMembersParams{
-		OrganizationID: c.org, TopicKey: topic, SubscriberID: subscriber, After: after, Before: before, MaxRows: limit,
+func (c *call) members(topic, subscriber string, w walk) ([]dbq.ApiMembersRow, error) {
+	return c.s.q.ApiMembers(c.ctx, dbq.ApiMembersParams{
+		OrganizationID: c.org, TopicKey: topic, SubscriberID: subscriber, After: w.above, Before: w.below, Ascending: w.ascending, MaxRows: w.rows(),
 	})
-	if err != nil || len(rows) == 0 {
-		return rows, 0, err
-	}
-	return rows, rows[0].Total, nil
 }
 
 func showMember(r *dbq.ApiMembersRow) obj {
@@ -416,11 +416,7 @@ func unsubscribe(c *call) (int, any, error) {
 }
 
 func listSubscriptions(c *call) (int, any, error) {
-	limit, err := c.number("limit", 10, 100)
-	if err != nil {
-		return 0, nil, err
-	}
-	before, after, err := c.cursors()
+	w, err := c.walk(c.query("orderDirection") == "ASC")
 	if err != nil {
 		return 0, nil, err
 	}
@@ -434,11 +430,12 @@ func listSubscriptions(c *call) (int, any, error) {
 	if err != nil {
 		return 0, nil, err
 	}
-	rows, total, err := c.members(key, who, limit+1, after, before)
+	rows, err := c.members(key, who, w)
 	if err != nil {
 		return 0, nil, err
 	}
-	return http.StatusOK, cursorPage(rows, limit, total, func(r *dbq.ApiMembersRow) int64 { return r.ID }, showMember), nil
+	found, err := c.s.q.ApiCountMembers(c.ctx, dbq.ApiCountMembersParams{OrganizationID: c.org, TopicKey: key, SubscriberID: who, Most: maxCounted + 1})
+	return http.StatusOK, cursorPage(rows, &w, found, func(r *dbq.ApiMembersRow) int64 { return r.ID }, showMember), err
 }
 
 func (c *call) subscribersBody() ([]string, error) {
@@ -504,7 +501,7 @@ func unsubscribeV1(c *call) (int, any, error) {
 
 func getMember(c *call) (int, any, error) {
 	key, who := c.PathValue("topicKey"), c.PathValue("subscriberId")
-	rows, _, err := c.members(key, who, 1, 0, 0)
+	rows, err := c.members(key, who, walk{limit: 1})
 	if err != nil {
 		return 0, nil, err
 	}

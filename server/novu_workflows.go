@@ -117,12 +117,59 @@ func (st *step) check(place int) error {
 	if err := notification.CheckFilters(st.Filters); err != nil {
 		return refuse(at + ": " + err.Error())
 	}
+	if err := checkVariants(st.Variants); err != nil {
+		return refuse(at + "." + err.Error())
+	}
 	skip, err := json.Marshal(controls["skip"])
 	if err == nil {
 		err = notification.CheckSkip(skip)
 	}
 	if err != nil {
 		return refuse(at + ": " + err.Error())
+	}
+	return nil
+}
+
+// checkVariants says which variant could never be chosen or rendered.
+func checkVariants(raw json.RawMessage) error {
+	var variants []struct {
+		Filters  json.RawMessage `json:"filters"`
+		Template any             `json:"template"`
+	}
+	if err := json.Unmarshal(raw, &variants); err != nil {
+		return errors.New("variants: use [{filters, template}]")
+	}
+	for i, v := range variants {
+		if _, ok := v.Template.(obj); !ok {
+			return fmt.Errorf("variants[%d].template must be an object", i)
+		}
+		if err := errors.Join(notification.CheckFilters(v.Filters), checkContent(v.Template)); err != nil {
+			return fmt.Errorf("variants[%d]: %s", i, firstLine(err.Error()))
+		}
+	}
+	return nil
+}
+
+// checkKind refuses a member of another kind than the wire has: '{' an object, '[' a
+// list. One that is not there, or null, is none.
+func checkKind(name string, raw json.RawMessage, kind byte) error {
+	if raw = bytes.TrimSpace(raw); len(raw) == 0 || string(raw) == "null" || raw[0] == kind {
+		return nil
+	}
+	if kind == '[' {
+		return refuse(name + " must be an array")
+	}
+	return refuse(name + " must be an object")
+}
+
+// kinds checks many, in order.
+func kinds(kind byte, members ...any) error {
+	for i := 0; i+1 < len(members); i += 2 {
+		name, _ := members[i].(string)
+		raw, _ := members[i+1].(json.RawMessage)
+		if err := checkKind(name, raw, kind); err != nil {
+			return err
+		}
 	}
 	return nil
 }
@@ -250,6 +297,13 @@ func (b *templateBody) steps(before []dbq.PgautomateWorkflowStep) ([]step, error
 			Type      string          `json:"type"`
 			Variables json.RawMessage `json:"variables"`
 		}
+		at := fmt.Sprintf("steps[%d].", i)
+		if err := kinds('{', at+"template", t.Template, at+"metadata", t.Metadata); err != nil {
+			return nil, err
+		}
+		if err := kinds('[', at+"filters", t.Filters, at+"variants", t.Variants); err != nil {
+			return nil, err
+		}
 		if err := json.Unmarshal(orObject(t.Template), &template); err != nil {
 			return nil, refuse(fmt.Sprintf("steps[%d].template must be an object with a type", i))
 		}
@@ -287,7 +341,13 @@ func createTemplate(c *call) (int, any, error) {
 	if len(missing) > 0 {
 		return 0, nil, refuse(missing...)
 	}
+	if err := b.check(); err != nil {
+		return 0, nil, err
+	}
 	steps, err := b.steps(nil)
+	if err == nil {
+		err = c.checkLayouts(steps)
+	}
 	if err != nil {
 		return 0, nil, err
 	}
@@ -311,6 +371,25 @@ func createTemplate(c *call) (int, any, error) {
 		}
 		return c.template(http.StatusCreated, itoa(id))
 	}
+}
+
+// check refuses settings that could never be what they say.
+func (b *templateBody) check() error {
+	if err := kinds('{', "preferenceSettings", b.PreferenceSettings, "data", b.Data); err != nil {
+		return err
+	}
+	var settings map[string]*bool
+	if json.Unmarshal(orObject(b.PreferenceSettings), &settings) != nil {
+		return refuse("preferenceSettings must be an object of channels that are true or false")
+	}
+	if len(b.PayloadSchema) == 0 || string(b.PayloadSchema) == "null" {
+		b.PayloadSchema = nil
+		return nil
+	}
+	if err := notification.CheckSchema(b.PayloadSchema); err != nil {
+		return refuse(err.Error())
+	}
+	return nil
 }
 
 // isActive reads active and its opposite, draft.
@@ -339,6 +418,9 @@ func updateTemplate(c *call) (int, any, error) {
 	if err := c.read(&b); err != nil {
 		return 0, nil, err
 	}
+	if err := b.check(); err != nil {
+		return 0, nil, err
+	}
 	w, err := c.s.workflow(c.ctx, c.org, c.PathValue("id"))
 	if err != nil {
 		return 0, nil, err
@@ -346,6 +428,9 @@ func updateTemplate(c *call) (int, any, error) {
 	var given obj
 	_ = json.Unmarshal(c.body, &given) // read above
 	p := w.params()
+	if b.PayloadSchema != nil {
+		p.PayloadSchema, p.ValidatePayload = b.PayloadSchema, true
+	}
 	if b.Name != "" {
 		p.Name = b.Name
 	}
@@ -376,6 +461,9 @@ func updateTemplate(c *call) (int, any, error) {
 			return err
 		}
 		steps, err := b.steps(w.steps)
+		if err == nil {
+			err = c.checkLayouts(steps)
+		}
 		if err != nil {
 			return err
 		}
@@ -442,6 +530,10 @@ func (c *call) removeWorkflow(id string) error {
 
 func (c *call) listed(limit, skip int32, search string) ([]saved, int64, error) {
 	rows, err := c.s.q.ApiListWorkflows(c.ctx, dbq.ApiListWorkflowsParams{OrganizationID: c.org, Search: search, MaxRows: limit, Skip: skip})
+	if err == nil && len(rows) == 0 && skip > 0 { // beyond the end: of what?
+		_, total, err := c.listed(1, 0, search)
+		return nil, total, err
+	}
 	if err != nil || len(rows) == 0 {
 		return nil, 0, err
 	}
@@ -574,6 +666,9 @@ func (b *workflowBody) steps(before []dbq.PgautomateWorkflowStep) ([]step, error
 	}
 	steps := make([]step, len(b.Steps))
 	for i, t := range b.Steps {
+		if err := checkKind(fmt.Sprintf("steps[%d].controlValues", i), t.ControlValues, '{'); err != nil {
+			return nil, err
+		}
 		values := orObject(t.ControlValues)
 		st := step{
 			StepID: t.StepID, Name: t.Name, WireType: t.Type, Active: true, Controls: values, Settings: json.RawMessage("{}"),
@@ -651,6 +746,9 @@ func (b *workflowBody) check() error {
 	if strings.TrimSpace(b.Name) == "" {
 		return refuse("name should not be empty")
 	}
+	if levels := []string{"", "none", "low", "medium", "high"}; !slices.Contains(levels, b.Severity) {
+		return refuse(fmt.Sprintf("severity %q is not known: use one of %s", clip(b.Severity), strings.Join(levels[1:], ", ")))
+	}
 	if len(b.PayloadSchema) > 0 && string(b.PayloadSchema) != "null" {
 		if err := notification.CheckSchema(b.PayloadSchema); err != nil {
 			return refuse(err.Error())
@@ -671,6 +769,9 @@ func createWorkflow(c *call) (int, any, error) {
 		return 0, nil, err
 	}
 	steps, err := b.steps(nil)
+	if err == nil {
+		err = c.checkLayouts(steps)
+	}
 	if err != nil {
 		return 0, nil, err
 	}
@@ -720,6 +821,9 @@ func putWorkflow(c *call) (int, any, error) {
 		return 0, nil, err
 	}
 	steps, err := b.steps(w.steps)
+	if err == nil {
+		err = c.checkLayouts(steps)
+	}
 	if err != nil {
 		return 0, nil, err
 	}
@@ -787,7 +891,7 @@ func patchWorkflow(c *call) (int, any, error) {
 }
 
 func listWorkflows(c *call) (int, any, error) {
-	limit, err := c.number("limit", 50, 100)
+	limit, err := c.limit(50)
 	if err != nil {
 		return 0, nil, err
 	}

@@ -209,7 +209,7 @@ func TestOpenAPI(t *testing.T) {
 	}
 	ok(t, json.Unmarshal([]byte(a.raw), &doc))
 	var got []string
-	novu := regexp.MustCompile(`^/v[12]/(events|subscribers|topics|workflows|workflow-overrides|notification-templates|notification-groups|notifications|messages|integrations|environments|tenants)(/|$)`)
+	novu := regexp.MustCompile(`^/v[12]/(events|subscribers|topics|workflows|workflow-overrides|notification-templates|notification-groups|notifications|messages|integrations|environments|tenants|layouts)(/|$)`)
 	all := map[string]bool{}
 	for path, item := range doc.Paths {
 		for method := range item {
@@ -220,10 +220,10 @@ func TestOpenAPI(t *testing.T) {
 		}
 	}
 	for _, promised := range []string{
-		"POST /v1/events/trigger", "POST /v1/events/trigger/bulk", "POST /v1/events/trigger/broadcast", "DELETE /v1/events/trigger/{transactionId}",
+		"POST /v1/events/trigger", "POST /v1/events/trigger/bulk", "POST /v1/events/trigger/broadcast", "DELETE /v1/events/trigger/{transactionId}", "GET /v1/events/trigger/{transactionId}",
 		"POST /v1/subscribers", "POST /v2/subscribers", "POST /v2/topics", "POST /v1/topics", "POST /v2/workflows", "POST /v1/notification-templates",
 		"GET /v1/notifications", "GET /v1/messages", "GET /v1/integrations", "GET /v1/environments", "POST /v1/tenants", "POST /v1/workflow-overrides",
-		"POST /v1/notification-groups",
+		"POST /v1/notification-groups", "POST /v1/layouts", "POST /v2/layouts",
 	} {
 		if !all[promised] {
 			t.Errorf("%s is not described", promised)

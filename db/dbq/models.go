@@ -62,6 +62,34 @@ type PgautomateIntegration struct {
 	UpdatedAt time.Time
 }
 
+// What stands around the content of e-mail steps.
+type PgautomateLayout struct {
+	// Counts layouts.
+	ID int64
+	// Whose layout it is.
+	OrganizationID string
+	// What steps call it (layoutId).
+	Identifier string
+	// For people.
+	Name string
+	// For people.
+	Description string
+	// HTML, a Liquid template; the step's content comes where {{{body}}} or {{content}} stands.
+	Content string
+	// Kept for the wire.
+	Variables json.RawMessage
+	// Stands around e-mail steps that name none.
+	IsDefault bool
+	// Members of the request that mean nothing here and are given back.
+	Extra json.RawMessage
+	// Since when.
+	CreatedAt time.Time
+	// When it was last changed.
+	UpdatedAt time.Time
+	// Deleted then.
+	DeletedAt *time.Time
+}
+
 // What was sent, or put into the in-app feed; at most one for each job.
 type PgautomateMessage struct {
 	// Counts messages.
@@ -163,6 +191,44 @@ type PgautomatePipelineStageAction struct {
 	SequenceNumber  int32
 	ActionType      string
 	Params          json.RawMessage
+}
+
+// Who can be notified.
+type PgautomateSubscriber struct {
+	// Counts subscribers.
+	ID int64
+	// Whose subscriber it is.
+	OrganizationID string
+	// The app's own id.
+	SubscriberID string
+	// subscriber.firstName in templates.
+	FirstName *string
+	// subscriber.lastName in templates.
+	LastName *string
+	// Where e-mail goes.
+	Email *string
+	// Where text messages go.
+	Phone *string
+	// URL of a picture.
+	Avatar *string
+	// Such as en_US.
+	Locale *string
+	// IANA name; times for this subscriber are in it.
+	Timezone *string
+	// subscriber.data in templates.
+	Data json.RawMessage
+	// Credentials for push and chat: [{providerId, integrationIdentifier, credentials}].
+	Channels json.RawMessage
+	// As the app last said.
+	IsOnline *bool
+	// When the app last said that the subscriber is, or ceased to be, online.
+	LastOnlineAt *time.Time
+	// Since when.
+	CreatedAt time.Time
+	// When it was last changed.
+	UpdatedAt time.Time
+	// Deleted then; made anew when it is named again.
+	DeletedAt *time.Time
 }
 
 // Whom nothing is to be sent to. Before each send it is looked up; the run ends then: unsubscribed, or suppressed. Who is suppressed on all channels is not let into pipelines.

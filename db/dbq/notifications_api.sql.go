@@ -76,6 +76,97 @@ func (q *Queries) ApiClearPrimary(ctx context.Context, id int64) error {
 	return err
 }
 
+const apiCountMembers = `-- name: ApiCountMembers :one
+SELECT count(*) FROM (
+    SELECT FROM pgautomate.topic_subscribers m
+      JOIN pgautomate.topics t ON t.id = m.topic_id
+      JOIN pgautomate.subscribers s ON s.id = m.subscriber_no AND s.deleted_at IS NULL
+     WHERE t.organization_id = $1
+       AND ($2::text = '' OR t.key = $2) AND ($3::text = '' OR s.subscriber_id = $3)
+     LIMIT $4::bigint) x
+`
+
+type ApiCountMembersParams struct {
+	OrganizationID string
+	TopicKey       string
+	SubscriberID   string
+	Most           int64
+}
+
+func (q *Queries) ApiCountMembers(ctx context.Context, arg ApiCountMembersParams) (int64, error) {
+	row := q.db.QueryRow(ctx, apiCountMembers,
+		arg.OrganizationID,
+		arg.TopicKey,
+		arg.SubscriberID,
+		arg.Most,
+	)
+	var count int64
+	err := row.Scan(&count)
+	return count, err
+}
+
+const apiCountSubscribers = `-- name: ApiCountSubscribers :one
+SELECT count(*) FROM (
+    SELECT FROM pgautomate.subscribers s
+     WHERE s.organization_id = $1 AND s.deleted_at IS NULL
+       AND ($2::text = '' OR s.email ILIKE '%' || $2 || '%')
+       AND ($3::text = '' OR s.phone LIKE '%' || $3 || '%')
+       AND ($4::text = '' OR concat_ws(' ', s.first_name, s.last_name) ILIKE '%' || $4 || '%')
+       AND ($5::text = '' OR s.subscriber_id = $5)
+     LIMIT $6::bigint) x
+`
+
+type ApiCountSubscribersParams struct {
+	OrganizationID string
+	Email          string
+	Phone          string
+	Name           string
+	SubscriberID   string
+	Most           int64
+}
+
+// subscribers_live_idx.
+func (q *Queries) ApiCountSubscribers(ctx context.Context, arg ApiCountSubscribersParams) (int64, error) {
+	row := q.db.QueryRow(ctx, apiCountSubscribers,
+		arg.OrganizationID,
+		arg.Email,
+		arg.Phone,
+		arg.Name,
+		arg.SubscriberID,
+		arg.Most,
+	)
+	var count int64
+	err := row.Scan(&count)
+	return count, err
+}
+
+const apiCountTopics = `-- name: ApiCountTopics :one
+SELECT count(*) FROM (
+    SELECT FROM pgautomate.topics t
+     WHERE t.organization_id = $1 AND ($2::text = '' OR t.key ILIKE '%' || $2 || '%')
+       AND ($3::text = '' OR t.name ILIKE '%' || $3 || '%')
+     LIMIT $4::bigint) x
+`
+
+type ApiCountTopicsParams struct {
+	OrganizationID string
+	Key            string
+	Name           string
+	Most           int64
+}
+
+func (q *Queries) ApiCountTopics(ctx context.Context, arg ApiCountTopicsParams) (int64, error) {
+	row := q.db.QueryRow(ctx, apiCountTopics,
+		arg.OrganizationID,
+		arg.Key,
+		arg.Name,
+		arg.Most,
+	)
+	var count int64
+	err := row.Scan(&count)
+	return count, err
+}
+
 const apiDeleteIntegration = `-- name: ApiDeleteIntegration :execrows
 DELETE FROM pgautomate.integrations WHERE organization_id = $1 AND id = $2
 `
@@ -398,6 +489,64 @@ func (q *Queries) ApiFeedCount(ctx context.Context, arg ApiFeedCountParams) (int
 	var count int64
 	err := row.Scan(&count)
 	return count, err
+}
+
+const apiGetEvent = `-- name: ApiGetEvent :one
+SELECT e.id, e.transaction_id, e.status, e.error, e.broadcast, e.recipients, e.topics, e.topic_no, e.topic_after, e.fanned_out, e.actor,
+       e.created_at, e.finished_at, e.canceled_at, w.id AS workflow_id, w.identifier, w.name
+  FROM pgautomate.notification_events e JOIN pgautomate.workflows w ON w.id = e.workflow_id
+ WHERE e.organization_id = $1 AND e.transaction_id = $2
+`
+
+type ApiGetEventParams struct {
+	OrganizationID string
+	TransactionID  string
+}
+
+type ApiGetEventRow struct {
+	ID            int64
+	TransactionID string
+	Status        string
+	Error         *string
+	Broadcast     bool
+	Recipients    json.RawMessage
+	Topics        json.RawMessage
+	TopicNo       int32
+	TopicAfter    int64
+	FannedOut     int64
+	Actor         *string
+	CreatedAt     time.Time
+	FinishedAt    *time.Time
+	CanceledAt    *time.Time
+	WorkflowID    int64
+	Identifier    string
+	Name          string
+}
+
+// notification_events_organization_id_transaction_id_key.
+func (q *Queries) ApiGetEvent(ctx context.Context, arg ApiGetEventParams) (ApiGetEventRow, error) {
+	row := q.db.QueryRow(ctx, apiGetEvent, arg.OrganizationID, arg.TransactionID)
+	var i ApiGetEventRow
+	err := row.Scan(
+		&i.ID,
+		&i.TransactionID,
+		&i.Status,
+		&i.Error,
+		&i.Broadcast,
+		&i.Recipients,
+		&i.Topics,
+		&i.TopicNo,
+		&i.TopicAfter,
+		&i.FannedOut,
+		&i.Actor,
+		&i.CreatedAt,
+		&i.FinishedAt,
+		&i.CanceledAt,
+		&i.WorkflowID,
+		&i.Identifier,
+		&i.Name,
+	)
+	return i, err
 }
 
 const apiGetSubscriber = `-- name: ApiGetSubscriber :one
@@ -1210,7 +1359,7 @@ const apiListNotifications = `-- name: ApiListNotifications :many
 SELECT n.id, n.organization_id, n.workflow_id, n.subscriber_id, n.subscriber_no, n.transaction_id, n.channels, n.created_at, n.topic_key,
        coalesce((SELECT m.notification_id FROM pgautomate.notification_jobs j JOIN pgautomate.notification_jobs m ON m.id = j.merged_into
                   WHERE j.notification_id = n.id AND j.action_type = 'digest' AND j.status = 'merged' LIMIT 1), 0)::bigint AS digested_into,
-       e.payload, e.overrides, w.name AS workflow_name, w.identifier, w.tags,
+       e.payload, e.overrides, w.name AS workflow_name, w.identifier, w.tags, coalesce(w.extra ->> 'severity', 'none')::text AS severity,
        s.first_name, s.last_name, s.email, s.phone
   FROM pgautomate.notifications n
   JOIN pgautomate.notification_events e ON e.id = n.event_id
@@ -1228,7 +1377,8 @@ SELECT n.id, n.organization_id, n.workflow_id, n.subscriber_id, n.subscriber_no,
    AND ($9::timestamptz IS NULL OR n.created_at >= $9)
    AND ($10::timestamptz IS NULL OR n.created_at <= $10)
    AND ($11::text = '' OR n.topic_key = $11)
- ORDER BY n.organization_id DESC, n.id DESC LIMIT $13 OFFSET $12
+   AND (cardinality($12::text[]) = 0 OR coalesce(w.extra ->> 'severity', 'none') = ANY ($12))
+ ORDER BY n.organization_id DESC, n.id DESC LIMIT $14 OFFSET $13
 `
 
 type ApiListNotificationsParams struct {
@@ -1243,6 +1393,7 @@ type ApiListNotificationsParams struct {
 	After          *time.Time
 	Before         *time.Time
 	TopicKey       string
+	Severities     []string
 	Skip           int32
 	MaxRows        int32
 }
@@ -1263,6 +1414,7 @@ type ApiListNotificationsRow struct {
 	WorkflowName   string
 	Identifier     string
 	Tags           []string
+	Severity       string
 	FirstName      *string
 	LastName       *string
 	Email          *string
@@ -1283,6 +1435,7 @@ func (q *Queries) ApiListNotifications(ctx context.Context, arg ApiListNotificat
 		arg.After,
 		arg.Before,
 		arg.TopicKey,
+		arg.Severities,
 		arg.Skip,
 		arg.MaxRows,
 	)
@@ -1309,6 +1462,7 @@ func (q *Queries) ApiListNotifications(ctx context.Context, arg ApiListNotificat
 			&i.WorkflowName,
 			&i.Identifier,
 			&i.Tags,
+			&i.Severity,
 			&i.FirstName,
 			&i.LastName,
 			&i.Email,
@@ -1325,7 +1479,7 @@ func (q *Queries) ApiListNotifications(ctx context.Context, arg ApiListNotificat
 }
 
 const apiListSubscribers = `-- name: ApiListSubscribers :many
-SELECT s.id, s.organization_id, s.subscriber_id, s.first_name, s.last_name, s.email, s.phone, s.avatar, s.locale, s.timezone, s.data, s.channels, s.is_online, s.last_online_at, s.created_at, s.updated_at, s.deleted_at, count(*) OVER () AS total FROM pgautomate.subscribers s
+SELECT s.id, s.organization_id, s.subscriber_id, s.first_name, s.last_name, s.email, s.phone, s.avatar, s.locale, s.timezone, s.data, s.channels, s.is_online, s.last_online_at, s.created_at, s.updated_at, s.deleted_at FROM pgautomate.subscribers s
  WHERE s.organization_id = $1 AND s.deleted_at IS NULL
    AND ($2::text = '' OR s.email ILIKE '%' || $2 || '%')
    AND ($3::text = '' OR s.phone LIKE '%' || $3 || '%')
@@ -1349,29 +1503,8 @@ type ApiListSubscribersParams struct {
 	MaxRows        int32
 }
 
-type ApiListSubscribersRow struct {
-	ID             int64
-	OrganizationID string
-	SubscriberID   string
-	FirstName      *string
-	LastName       *string
-	Email          *string
-	Phone          *string
-	Avatar         *string
-	Locale         *string
-	Timezone       *string
-	Data           json.RawMessage
-	Channels       json.RawMessage
-	IsOnline       *bool
-	LastOnlineAt   *time.Time
-	CreatedAt      time.Time
-	UpdatedAt      time.Time
-	DeletedAt      *time.Time
-	Total          int64
-}
-
 // subscribers_live_idx.
-func (q *Queries) ApiListSubscribers(ctx context.Context, arg ApiListSubscribersParams) ([]ApiListSubscribersRow, error) {
+func (q *Queries) ApiListSubscribers(ctx context.Context, arg ApiListSubscribersParams) ([]PgautomateSubscriber, error) {
 	rows, err := q.db.Query(ctx, apiListSubscribers,
 		arg.OrganizationID,
 		arg.Email,
@@ -1388,9 +1521,9 @@ func (q *Queries) ApiListSubscribers(ctx context.Context, arg ApiListSubscribers
 		return nil, err
 	}
 	defer rows.Close()
-	var items []ApiListSubscribersRow
+	var items []PgautomateSubscriber
 	for rows.Next() {
-		var i ApiListSubscribersRow
+		var i PgautomateSubscriber
 		if err := rows.Scan(
 			&i.ID,
 			&i.OrganizationID,
@@ -1409,7 +1542,6 @@ func (q *Queries) ApiListSubscribers(ctx context.Context, arg ApiListSubscribers
 			&i.CreatedAt,
 			&i.UpdatedAt,
 			&i.DeletedAt,
-			&i.Total,
 		); err != nil {
 			return nil, err
 		}
@@ -1460,11 +1592,12 @@ func (q *Queries) ApiListTenants(ctx context.Context, arg ApiListTenantsParams) 
 }
 
 const apiListTopics = `-- name: ApiListTopics :many
-SELECT t.id, t.organization_id, t.key, t.name, t.data, t.created_at, t.updated_at, count(*) OVER () AS total FROM pgautomate.topics t
+SELECT t.id, t.organization_id, t.key, t.name, t.data, t.created_at, t.updated_at FROM pgautomate.topics t
  WHERE t.organization_id = $1 AND ($2::text = '' OR t.key ILIKE '%' || $2 || '%')
    AND ($3::text = '' OR t.name ILIKE '%' || $3 || '%')
    AND ($4::bigint = 0 OR t.id < $4) AND ($5::bigint = 0 OR t.id > $5)
- ORDER BY t.id DESC LIMIT $7 OFFSET $6
+ ORDER BY CASE WHEN $6::boolean THEN t.id END, CASE WHEN NOT $6 THEN t.id END DESC
+ LIMIT $8 OFFSET $7
 `
 
 type ApiListTopicsParams struct {
@@ -1473,28 +1606,19 @@ type ApiListTopicsParams struct {
 	Name           string
 	Before         int64
 	After          int64
+	Ascending      bool
 	Skip           int32
 	MaxRows        int32
 }
 
-type ApiListTopicsRow struct {
-	ID             int64
-	OrganizationID string
-	Key            string
-	Name           string
-	Data           json.RawMessage
-	CreatedAt      time.Time
-	UpdatedAt      time.Time
-	Total          int64
-}
-
-func (q *Queries) ApiListTopics(ctx context.Context, arg ApiListTopicsParams) ([]ApiListTopicsRow, error) {
+func (q *Queries) ApiListTopics(ctx context.Context, arg ApiListTopicsParams) ([]PgautomateTopic, error) {
 	rows, err := q.db.Query(ctx, apiListTopics,
 		arg.OrganizationID,
 		arg.Key,
 		arg.Name,
 		arg.Before,
 		arg.After,
+		arg.Ascending,
 		arg.Skip,
 		arg.MaxRows,
 	)
@@ -1502,9 +1626,9 @@ func (q *Queries) ApiListTopics(ctx context.Context, arg ApiListTopicsParams) ([
 		return nil, err
 	}
 	defer rows.Close()
-	var items []ApiListTopicsRow
+	var items []PgautomateTopic
 	for rows.Next() {
-		var i ApiListTopicsRow
+		var i PgautomateTopic
 		if err := rows.Scan(
 			&i.ID,
 			&i.OrganizationID,
@@ -1513,7 +1637,6 @@ func (q *Queries) ApiListTopics(ctx context.Context, arg ApiListTopicsParams) ([
 			&i.Data,
 			&i.CreatedAt,
 			&i.UpdatedAt,
-			&i.Total,
 		); err != nil {
 			return nil, err
 		}
@@ -1813,14 +1936,15 @@ func (q *Queries) ApiMember(ctx context.Context, arg ApiMemberParams) (ApiMember
 
 const apiMembers = `-- name: ApiMembers :many
 SELECT m.id, m.identifier, m.created_at, s.id AS subscriber_no, s.subscriber_id, s.first_name, s.last_name, s.email, s.avatar,
-       s.created_at AS subscriber_created_at, s.updated_at AS subscriber_updated_at, t.id AS topic_id, t.key, t.name, count(*) OVER () AS total
+       s.created_at AS subscriber_created_at, s.updated_at AS subscriber_updated_at, t.id AS topic_id, t.key, t.name
   FROM pgautomate.topic_subscribers m
   JOIN pgautomate.topics t ON t.id = m.topic_id
   JOIN pgautomate.subscribers s ON s.id = m.subscriber_no AND s.deleted_at IS NULL
  WHERE t.organization_id = $1
    AND ($2::text = '' OR t.key = $2) AND ($3::text = '' OR s.subscriber_id = $3)
    AND ($4::bigint = 0 OR m.id < $4) AND ($5::bigint = 0 OR m.id > $5)
- ORDER BY m.id DESC LIMIT $6
+ ORDER BY CASE WHEN $6::boolean THEN m.id END, CASE WHEN NOT $6 THEN m.id END DESC
+ LIMIT $7
 `
 
 type ApiMembersParams struct {
@@ -1829,6 +1953,7 @@ type ApiMembersParams struct {
 	SubscriberID   string
 	Before         int64
 	After          int64
+	Ascending      bool
 	MaxRows        int32
 }
 
@@ -1847,7 +1972,6 @@ type ApiMembersRow struct {
 	TopicID             int64
 	Key                 string
 	Name                string
-	Total               int64
 }
 
 func (q *Queries) ApiMembers(ctx context.Context, arg ApiMembersParams) ([]ApiMembersRow, error) {
@@ -1857,6 +1981,7 @@ func (q *Queries) ApiMembers(ctx context.Context, arg ApiMembersParams) ([]ApiMe
 		arg.SubscriberID,
 		arg.Before,
 		arg.After,
+		arg.Ascending,
 		arg.MaxRows,
 	)
 	if err != nil {
@@ -1881,7 +2006,6 @@ func (q *Queries) ApiMembers(ctx context.Context, arg ApiMembersParams) ([]ApiMe
 			&i.TopicID,
 			&i.Key,
 			&i.Name,
-			&i.Total,
 		); err != nil {
 			return nil, err
 		}
@@ -1891,6 +2015,25 @@ func (q *Queries) ApiMembers(ctx context.Context, arg ApiMembersParams) ([]ApiMe
 		return nil, err
 	}
 	return items, nil
+}
+
+const apiMembersAfter = `-- name: ApiMembersAfter :one
+SELECT count(*) FROM pgautomate.topic_subscribers m JOIN pgautomate.topics t ON t.id = m.topic_id
+ WHERE t.organization_id = $1 AND t.key = $2 AND m.id > $3
+`
+
+type ApiMembersAfterParams struct {
+	OrganizationID string
+	Key            string
+	After          int64
+}
+
+// How many members of a topic come after one. topic_subscribers_walk_idx.
+func (q *Queries) ApiMembersAfter(ctx context.Context, arg ApiMembersAfterParams) (int64, error) {
+	row := q.db.QueryRow(ctx, apiMembersAfter, arg.OrganizationID, arg.Key, arg.After)
+	var count int64
+	err := row.Scan(&count)
+	return count, err
 }
 
 const apiMessageAction = `-- name: ApiMessageAction :execrows
@@ -2262,6 +2405,23 @@ func (q *Queries) ApiStepsOf(ctx context.Context, workflowIds []int64) ([]Pgauto
 		return nil, err
 	}
 	return items, nil
+}
+
+const apiSubscribersAfter = `-- name: ApiSubscribersAfter :one
+SELECT count(*) FROM pgautomate.subscribers s WHERE s.organization_id = $1 AND s.deleted_at IS NULL AND s.id > $2
+`
+
+type ApiSubscribersAfterParams struct {
+	OrganizationID string
+	After          int64
+}
+
+// subscribers_live_idx.
+func (q *Queries) ApiSubscribersAfter(ctx context.Context, arg ApiSubscribersAfterParams) (int64, error) {
+	row := q.db.QueryRow(ctx, apiSubscribersAfter, arg.OrganizationID, arg.After)
+	var count int64
+	err := row.Scan(&count)
+	return count, err
 }
 
 const apiTopicSize = `-- name: ApiTopicSize :one

@@ -235,7 +235,7 @@ WITH newer AS MATERIALIZED (
                                                                    WHERE m.id = j.merged_into AND m.status IN ('pending', 'queued', 'running', 'delayed'))))
      ORDER BY n.id LIMIT $2::bigint FOR UPDATE OF n SKIP LOCKED
 ), jobs AS (
-    DELETE FROM pgautomate.notification_jobs j WHERE j.notification_id = ANY (ARRAY(SELECT old.id FROM old)) RETURNING j.id
+    DELETE FROM pgautomate.notification_jobs j WHERE j.notification_id = ANY (ARRAY(SELECT old.id FROM old)) RETURNING j.id, j.digest_group
 ), details AS (
     DELETE FROM pgautomate.job_details d WHERE d.job_id = ANY (ARRAY(SELECT jobs.id FROM jobs))
 ), messages AS (
@@ -243,7 +243,8 @@ WITH newer AS MATERIALIZED (
 ), gone AS (
     DELETE FROM pgautomate.notifications n WHERE n.id = ANY (ARRAY(SELECT old.id FROM old)) RETURNING n.id
 )
-SELECT count(*) FROM gone
+SELECT (SELECT count(*) FROM gone) AS gone,
+       ARRAY(SELECT DISTINCT jobs.digest_group FROM jobs WHERE jobs.digest_group IS NOT NULL)::bigint[] AS groups
 `
 
 type DeleteOldNotificationsParams struct {
@@ -251,13 +252,30 @@ type DeleteOldNotificationsParams struct {
 	Most   int64
 }
 
+type DeleteOldNotificationsRow struct {
+	Gone   int64
+	Groups []int64
+}
+
 // Deletes the oldest notifications that ended before a moment, with all that belongs to
-// them but messages in feeds, and says how many. notifications_pkey.
-func (q *Queries) DeleteOldNotifications(ctx context.Context, arg DeleteOldNotificationsParams) (int64, error) {
+// them but messages in feeds, and says how many, and which digests' groups they took
+// part in. notifications_pkey.
+func (q *Queries) DeleteOldNotifications(ctx context.Context, arg DeleteOldNotificationsParams) (DeleteOldNotificationsRow, error) {
 	row := q.db.QueryRow(ctx, deleteOldNotifications, arg.Before, arg.Most)
-	var count int64
-	err := row.Scan(&count)
-	return count, err
+	var i DeleteOldNotificationsRow
+	err := row.Scan(&i.Gone, &i.Groups)
+	return i, err
+}
+
+const deleteUnusedGroups = `-- name: DeleteUnusedGroups :exec
+DELETE FROM pgautomate.digest_groups g
+ WHERE g.id = ANY ($1::bigint[]) AND NOT EXISTS (SELECT FROM pgautomate.notification_jobs j WHERE j.digest_group = g.id)
+`
+
+// Of locked groups those that no job took part in. notification_jobs_group_idx.
+func (q *Queries) DeleteUnusedGroups(ctx context.Context, ids []int64) error {
+	_, err := q.db.Exec(ctx, deleteUnusedGroups, ids)
+	return err
 }
 
 const demoteMaster = `-- name: DemoteMaster :execrows
@@ -571,6 +589,31 @@ func (q *Queries) LockDigestGroup(ctx context.Context, arg LockDigestGroupParams
 	var i LockDigestGroupRow
 	err := row.Scan(&i.ID, &i.MasterJobID, &i.EndsAt)
 	return i, err
+}
+
+const lockGroups = `-- name: LockGroups :many
+SELECT g.id FROM pgautomate.digest_groups g WHERE g.id = ANY ($1::bigint[]) ORDER BY g.id FOR UPDATE SKIP LOCKED
+`
+
+// Those that nobody is at. digest_groups_pkey.
+func (q *Queries) LockGroups(ctx context.Context, ids []int64) ([]int64, error) {
+	rows, err := q.db.Query(ctx, lockGroups, ids)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []int64
+	for rows.Next() {
+		var id int64
+		if err := rows.Scan(&id); err != nil {
+			return nil, err
+		}
+		items = append(items, id)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
 }
 
 const lockGroupsOf = `-- name: LockGroupsOf :many

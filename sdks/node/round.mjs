@@ -153,6 +153,21 @@ await novu.integrations.setAsPrimary(integration.result.id);
 await novu.integrations.delete(integration.result.id);
 await novu.environments.list();
 
+// Layouts
+const layout = await novu.layouts.create({ layoutId: "ts-layout", name: "TS layout" });
+await novu.layouts.update({ name: "TS layout 2", controlValues: { email: { body: "<main>{{content}}</main>", editorType: "html" } } }, "ts-layout");
+assert.equal((await novu.layouts.retrieve(layout.result.slug)).result.controls.values.email.body, "<main>{{content}}</main>");
+assert.equal((await novu.layouts.list({ limit: 10 })).result.totalCount, 1);
+const shown = await novu.layouts.generatePreview({ previewPayload: {} }, "ts-layout");
+assert.equal(shown.result.result.preview.body, "<main>{{content}}</main>");
+const twin = await novu.layouts.duplicate({ name: "TS twin" }, "ts-layout");
+await novu.layouts.delete(twin.result.layoutId);
+await novu.workflows.create({ name: "TS laid out", workflowId: "ts-laid-out", active: true, steps: [
+  { name: "E", type: "email", controlValues: { subject: "s", body: "<p>x</p>", layoutId: "ts-layout" } }] });
+assert.deepEqual((await novu.layouts.usage("ts-layout")).result.workflows, [{ name: "TS laid out", workflowId: "ts-laid-out" }]);
+await assert.rejects(novu.layouts.delete("ts-layout"), (e) => e.statusCode === 400);
+await assert.rejects(novu.layouts.retrieve("nothing"), (e) => e.statusCode === 404);
+
 if (process.env.NOVU_STATUSES) {
   // The nine statuses, as the test wrote them.
   const seen = new Set((await novu.notifications.list({ transactionId: process.env.NOVU_STATUSES, limit: 50 })).result.data.flatMap((n) => n.jobs.map((j) => j.status)));
