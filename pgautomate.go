@@ -337,7 +337,9 @@ func (e *Engine) Close() {
 		e.lifecycle.Stop()
 		e.firings.Stop()
 	}
-	e.notifications.Stop()
+	if e.notifications != nil { // it is what New failed before
+		e.notifications.Stop()
+	}
 	for _, p := range []*pgxpool.Pool{e.pool, e.feedPool, e.riverPool} {
 		if p != nil {
 			p.Close()
