@@ -164,7 +164,7 @@ func (w *world) notificationsKilled(triggers, kills int) {
 	n := newNotified(w)
 	p := n.start()
 	p.awaitReady()
-	ctx, cancel := context.WithTimeout(w.t.Context(), caughtUpWithin)
+	ctx, cancel := context.WithTimeout(w.t.Context(), 3*caughtUpWithin) // eight faults go on at one time
 	defer cancel()
 	var group sync.WaitGroup
 	next := make(chan int)

@@ -28,7 +28,7 @@ import (
 func TestMain(m *testing.M) { dbtest.MainNoLeaks(m) }
 
 const (
-	patience    = 20 * time.Second
+	patience    = 60 * time.Second
 	publication = `the "odd" name's`
 )
 
