@@ -109,10 +109,10 @@ func (r *run) importAll(ctx context.Context, d *database) (took time.Duration, b
 	apart.Go(func() {
 		defer end()
 		began := time.Now()
-		g, ctx := errgroup.WithContext(ctx)
+		g, importing := errgroup.WithContext(ctx) // which ends with the imports
 		g.SetLimit(importers)
 		for i := range r.importingOrgs {
-			g.Go(func() error { return enter(ctx, organization(i), 0, r.imported) })
+			g.Go(func() error { return enter(importing, organization(i), 0, r.imported) })
 		}
 		imported = g.Wait()
 		took = time.Since(began)
