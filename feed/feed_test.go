@@ -571,17 +571,22 @@ func TestLargeTransaction(t *testing.T) {
 	w.mu.Lock()
 	calls := w.calls
 	w.mu.Unlock()
-	release := make(chan struct{})
+	release, first := make(chan struct{}), make(chan int, 300)
 	r.stop()
 	r = w.start(func(_ *feed.Config, r *recorder) {
-		r.before = func([]*change.Commit) error { <-release; return nil }
+		r.before = func(commits []*change.Commit) error { first <- len(commits); <-release; return nil }
 	}).state(feed.StateStreaming)
 	w.exec(`UPDATE lead SET v = 'v' WHERE id = 1`)
-	w.until("the first batch", func() bool { return r.feed.Status().Busy })
+	var held int
+	select {
+	case held = <-first:
+	case <-time.After(patience):
+		t.Fatal("waited in vain for the first batch")
+	}
 	for i := range 299 {
 		w.exec(`UPDATE lead SET v = $1 WHERE id = 1`, fmt.Sprint("v", i+1))
 	}
-	w.until("the second batch", func() bool { return r.feed.Status().Waiting == 299 })
+	w.until("the second batch", func() bool { return held+r.feed.Status().Waiting == 300 })
 	close(release)
 	if lines := w.lines(); len(lines) != 300 || !strings.HasSuffix(lines[299], "v=v299 doc=d") {
 		t.Errorf("%d lines", len(lines))

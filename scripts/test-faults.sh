@@ -1,7 +1,7 @@
 #!/bin/bash
 # The whole fault suite as a check: prints its report. A firing that is lost, twice or wrong fails it at once. A fault that
 # fails in another way, for a bound of time as a rule, is inflicted once more by itself, for the machine may have been busy;
-# what fails then fails.
+# what fails then fails. What the first go said is printed with a mark before each line, lest it be taken for the result.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 scripts/ensure-go.sh
@@ -17,7 +17,7 @@ report() { sed -n '/^fault  .*times/,/^actions:/p' "$out"; }
 broken() { report | awk '/^fault  |^feed:|^actions:|^$/ { next } { if ($(NF-2) + $(NF-3) + $(NF-4) > 0) bad = 1 } END { exit !bad }'; }
 
 code=0
-inflict 8 'Test(Faults|FailpointsComplete)' || code=$?
+inflict "${FAULT_PARALLEL:-5}" 'Test(Faults|FailpointsComplete)' || code=$?
 report
 [ "$code" -eq 0 ] && exit 0
 if broken || [ -z "$(report)" ]; then
@@ -25,10 +25,11 @@ if broken || [ -z "$(report)" ]; then
 	exit 1
 fi
 failed=$(sed -n 's/^ *--- FAIL: TestFaults\/\(.*\) (.*/\1/p' "$out")
-grep -v '^=== ' "$out" | grep -B 5 -A 30 -e '--- FAIL' | tail -200
 if [ -z "$failed" ]; then
+	grep -v '^=== ' "$out" | tail -300
 	exit 1
 fi
+grep -A 30 -e '--- FAIL: TestFaults/' "$out" | grep -v -e '^=== ' -e '--- \(PASS\|SKIP\)' | sed 's/--- FAIL/failed/; s/^/first go: /' | tail -200
 pattern=$(printf '%s' "$failed" | sed 's/[][\.*^$()+?{}|]/\\&/g' | paste -sd '|')
 echo "once more, by themselves: $failed"
 code=0
