@@ -251,13 +251,11 @@ func liveTriggers(ctx context.Context, q *dbq.Queries, f func(*dbq.LiveTriggersR
 			if err != nil {
 				return fmt.Errorf("live triggers: %w", err)
 			}
-			if len(page) > 0 {
-				after = page[len(page)-1].TriggerID
-				pages <- page
-			}
-			if len(page) < most {
+			if len(page) == 0 {
 				return nil
 			}
+			after = page[len(page)-1].TriggerID
+			pages <- page
 		}
 	})
 	for page := range pages {

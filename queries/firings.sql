@@ -40,14 +40,17 @@ ON CONFLICT (trigger_id) DO UPDATE SET version = excluded.version;
 WITH timers AS (DELETE FROM pgautomate.trigger_timers WHERE trigger_id = ANY (@trigger_ids::bigint[]))
 DELETE FROM pgautomate.live_triggers WHERE trigger_id = ANY (@trigger_ids::bigint[]);
 
--- By pages, in the order of live_triggers_pkey. As text, which nobody parses on the way.
+-- By pages, in the order of live_triggers_pkey. As text, which nobody parses on the way. Each version is looked up by itself
+-- (trigger_versions_pkey): a merge of both tables would read the versions from the first one on for every page.
 -- name: LiveTriggers :many
 SELECT v.trigger_id, v.version, v.organization_id, v.name, v.object_type, v.query::text AS query,
        coalesce(v.before_query::text, '')::text AS before_query, coalesce(v.extra_filter::text, '')::text AS extra_filter,
        coalesce(l.timers_version = v.version, false)::boolean AS timers_set
-  FROM pgautomate.live_triggers l
-  JOIN pgautomate.trigger_versions v ON v.trigger_id = l.trigger_id AND v.version = l.version
- WHERE l.trigger_id > @after ORDER BY l.trigger_id LIMIT @most;
+  FROM (SELECT t.trigger_id, t.version, t.timers_version FROM pgautomate.live_triggers t
+         WHERE t.trigger_id > @after ORDER BY t.trigger_id LIMIT @most) l
+ CROSS JOIN LATERAL (
+       SELECT x.* FROM pgautomate.trigger_versions x WHERE x.trigger_id = l.trigger_id AND x.version = l.version OFFSET 0) v
+ ORDER BY l.trigger_id;
 
 -- Live ones that are shown as invalid. triggers_troubled_idx.
 -- name: InvalidTriggers :many

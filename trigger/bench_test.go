@@ -118,10 +118,21 @@ func (w *world) cell(f Field) string {
 	return w.word()
 }
 
-// changes gives updates of one to three columns, one in five an insert.
+const differentRows = 400
+
+// changes gives updates of one to three columns, one in five an insert. Their rows are some hundred different ones, which
+// stay in the processor's caches as those do that have just been received; their organizations are any.
 func (w *world) changes(n int) []change.Change {
 	all := make([]change.Change, n)
 	for i := range all {
+		if i >= differentRows {
+			all[i] = all[i%differentRows]
+			all[i].Organization = fmt.Sprintf("org_%d", w.rnd.IntN(w.orgs))
+			if all[i].Before != nil {
+				all[i].OldOrganization = all[i].Organization
+			}
+			continue
+		}
 		row := cols{}
 		for _, f := range w.schema.Fields {
 			row[f.Name] = w.cell(f)

@@ -54,6 +54,16 @@ func (x *groupTable) get(organization string) *group {
 	}
 }
 
+// probable gives the group that has a hash, if it stands near its place: no group's own memory is read.
+func (x *groupTable) probable(hash uint64) *group {
+	for i := hash; i < hash+8; i++ {
+		if s := &x.slots[i&uint64(len(x.slots)-1)]; s.g == nil || s.hash == hash {
+			return s.g
+		}
+	}
+	return nil
+}
+
 // put adds the group of an organization that has none.
 func (x *groupTable) put(g *group) {
 	if 4*(x.n+1) > 3*len(x.slots) {

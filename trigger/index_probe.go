@@ -13,6 +13,9 @@ func (m *matcher) probe(g *group, created bool) {
 	m.related = m.related[:0]
 	if !created {
 		m.index = changes
+		if g.index[changes].big == nil && len(m.changed) > 1 {
+			m.sum += uint32(g.touchRuns(m.changed))
+		}
 		for _, slot := range m.changed {
 			m.probeChanged(g, slot)
 		}
@@ -431,6 +434,16 @@ func (h *hits) list(dst []uint32, n uint32) []uint32 {
 
 // touched is how many triggers touch reads from.
 const touched = 16
+
+// touchRuns reads a little of the postings of several slots, for the same reason as touch.
+func (g *group) touchRuns(slots []uint32) (sum uint64) {
+	for _, slot := range slots[:min(len(slots), touched)] {
+		if run := g.run(changes, slot); len(run) > 0 {
+			sum += run[len(run)/2].key
+		}
+	}
+	return sum
+}
 
 // touch reads a little of each of several triggers. They are rarely in the
 // processor's caches; so they are waited for together, not one after the other.

@@ -266,9 +266,11 @@ const liveTriggers = `-- name: LiveTriggers :many
 SELECT v.trigger_id, v.version, v.organization_id, v.name, v.object_type, v.query::text AS query,
        coalesce(v.before_query::text, '')::text AS before_query, coalesce(v.extra_filter::text, '')::text AS extra_filter,
        coalesce(l.timers_version = v.version, false)::boolean AS timers_set
-  FROM pgautomate.live_triggers l
-  JOIN pgautomate.trigger_versions v ON v.trigger_id = l.trigger_id AND v.version = l.version
- WHERE l.trigger_id > $1 ORDER BY l.trigger_id LIMIT $2
+  FROM (SELECT t.trigger_id, t.version, t.timers_version FROM pgautomate.live_triggers t
+         WHERE t.trigger_id > $1 ORDER BY t.trigger_id LIMIT $2) l
+ CROSS JOIN LATERAL (
+       SELECT x.trigger_id, x.version, x.organization_id, x.name, x.object_type, x.query, x.action_type, x.action_params, x.valid_from, x.before_query, x.extra_filter FROM pgautomate.trigger_versions x WHERE x.trigger_id = l.trigger_id AND x.version = l.version OFFSET 0) v
+ ORDER BY l.trigger_id
 `
 
 type LiveTriggersParams struct {
@@ -288,7 +290,8 @@ type LiveTriggersRow struct {
 	TimersSet      bool
 }
 
-// By pages, in the order of live_triggers_pkey. As text, which nobody parses on the way.
+// By pages, in the order of live_triggers_pkey. As text, which nobody parses on the way. Each version is looked up by itself
+// (trigger_versions_pkey): a merge of both tables would read the versions from the first one on for every page.
 func (q *Queries) LiveTriggers(ctx context.Context, arg LiveTriggersParams) ([]LiveTriggersRow, error) {
 	rows, err := q.db.Query(ctx, liveTriggers, arg.After, arg.Most)
 	if err != nil {
