@@ -210,12 +210,12 @@ func (m *Matcher) load(ctx context.Context, q *dbq.Queries) error {
 		}
 		locations[z.ID] = byName[z.TimeZone]
 	}
-	err = liveTriggers(ctx, q, func(r *dbq.LiveTriggersRow) {
-		m.put(definition{
+	err = liveTriggers(ctx, q, func(r *dbq.LiveTriggersRow, query *trigger.Parsed) {
+		m.putParsed(definition{
 			id: r.TriggerID, version: r.Version, organization: r.OrganizationID, name: r.Name,
 			objectType: r.ObjectType, query: json.RawMessage(r.Query), beforeQuery: json.RawMessage(r.BeforeQuery),
 			extraFilter: json.RawMessage(r.ExtraFilter), location: locations[r.OrganizationID],
-		})
+		}, query)
 		if r.TimersSet {
 			m.set.Armed(r.TriggerID)
 		}
@@ -238,12 +238,30 @@ func (m *Matcher) load(ctx context.Context, q *dbq.Queries) error {
 	return nil
 }
 
-// liveTriggers calls f with each live trigger. While one page is taken in, the next
-// one is read: there may be millions, more than should be in memory at one time.
-func liveTriggers(ctx context.Context, q *dbq.Queries, f func(*dbq.LiveTriggersRow)) error {
-	const most = 10_000
-	pages := make(chan []dbq.LiveTriggersRow, 1)
+// liveTriggers calls f with each live trigger and its query. While one page is taken in, the next
+// one is parsed and another one read: there may be millions, more than should be in memory at one time.
+func liveTriggers(ctx context.Context, q *dbq.Queries, f func(*dbq.LiveTriggersRow, *trigger.Parsed)) error {
+	const most = 2_000
+	type page struct {
+		rows    []dbq.LiveTriggersRow
+		queries []trigger.Parsed
+	}
+	pages, parsed, spare := make(chan []dbq.LiveTriggersRow, 1), make(chan page, 1), make(chan []trigger.Parsed, 3)
+	for range cap(spare) {
+		spare <- make([]trigger.Parsed, most)
+	}
 	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error {
+		defer close(parsed)
+		for rows := range pages {
+			p := page{rows, <-spare}
+			for i := range rows {
+				p.queries[i].Parse(json.RawMessage(rows[i].Query))
+			}
+			parsed <- p
+		}
+		return nil
+	})
 	group.Go(func() error {
 		defer close(pages)
 		for after := int64(math.MinInt64); ; {
@@ -258,10 +276,11 @@ func liveTriggers(ctx context.Context, q *dbq.Queries, f func(*dbq.LiveTriggersR
 			pages <- page
 		}
 	})
-	for page := range pages {
-		for i := range page {
-			f(&page[i])
+	for p := range parsed {
+		for i := range p.rows {
+			f(&p.rows[i], &p.queries[i])
 		}
+		spare <- p.queries
 	}
 	return group.Wait()
 }
@@ -629,11 +648,17 @@ type definition struct {
 
 // put makes a definition live and shows on its row when it can't be.
 func (m *Matcher) put(d definition) {
+	var query trigger.Parsed
+	query.Parse(d.query)
+	m.putParsed(d, &query)
+}
+
+func (m *Matcher) putParsed(d definition, query *trigger.Parsed) {
 	m.rewant = true
-	err := m.set.Put(trigger.Definition{
+	err := m.set.PutParsed(trigger.Definition{
 		ID: d.id, Version: d.version, Organization: d.organization, Name: d.name, ObjectType: d.objectType,
 		Query: d.query, BeforeQuery: d.beforeQuery, ExtraFilter: d.extraFilter, Location: d.location,
-	})
+	}, query)
 	if err != nil {
 		text := err.Error()
 		if why := m.unusable[d.objectType]; why != "" {

@@ -3,6 +3,7 @@ package trigger
 import (
 	"bytes"
 	"encoding/binary"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"math/bits"
@@ -83,7 +84,7 @@ type Set struct {
 
 	m matcher
 
-	parser parser // of Put, used again
+	parsed Parsed // of Put, used again
 	path   path   // of the compiler, used again
 	code   []byte // being laid out
 	poster poster // of the index, used again
@@ -376,8 +377,24 @@ func (s *Set) location(loc *time.Location) (uint16, error) {
 // nil, it is a *ValidationError, the old version is gone, and the new one is
 // kept as broken: it matches nothing, and is tried again by SetSchema.
 func (s *Set) Put(def Definition) error {
+	s.parsed.Parse(def.Query)
+	return s.PutParsed(def, &s.parsed)
+}
+
+// Parsed is a query that has been read, for PutParsed. It is used again by Parse.
+type Parsed struct {
+	parser   parser
+	root     *node
+	problems []Problem
+}
+
+// Parse reads a query. It needs no Set, so that another goroutine can do it.
+func (p *Parsed) Parse(query json.RawMessage) { p.root, p.problems = p.parser.parse(query) }
+
+// PutParsed is Put for a definition whose query has been parsed.
+func (s *Set) PutParsed(def Definition, parsed *Parsed) error {
 	s.Remove(def.ID)
-	root, problems := s.parser.parse(def.Query)
+	root, problems := parsed.root, parsed.problems
 	name := def.ObjectType
 	if name == "" {
 		name = (&Query{root: root}).ObjectType()
