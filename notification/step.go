@@ -199,6 +199,19 @@ func (r *run) setVars() {
 	}
 	v.Set("step", step)
 	v.Set("steps", r.steps)
+	if _, there := r.payload["env"]; !there {
+		v.SetLazy("env", func(ctx context.Context) (any, error) {
+			rows, err := r.q.VariablesOf(ctx, r.action.OrganizationID)
+			if err != nil {
+				return nil, fmt.Errorf("environment variables: %w", err)
+			}
+			env := make(map[string]any, len(rows))
+			for _, v := range rows {
+				env[v.Key] = v.Value
+			}
+			return env, nil
+		})
+	}
 	v.SetLazy("actor", func(ctx context.Context) (any, error) {
 		if r.job.Actor == "" {
 			return nil, nil

@@ -216,6 +216,7 @@ type saved struct {
 	dbq.PgautomateWorkflow
 
 	steps []dbq.PgautomateWorkflowStep
+	group string // its group's name, where that was asked for
 }
 
 func (s *Server) workflow(ctx context.Context, org, id string) (*saved, error) {
@@ -227,7 +228,7 @@ func (s *Server) workflow(ctx context.Context, org, id string) (*saved, error) {
 		return nil, orNotFound(err, "workflow", id)
 	}
 	steps, err := s.q.ApiStepsOf(ctx, []int64{w.ID})
-	return &saved{w, steps}, err
+	return &saved{PgautomateWorkflow: w, steps: steps}, err
 }
 
 // saveSteps replaces the workflow's steps.
@@ -251,6 +252,11 @@ func (c *call) create(p dbq.ApiInsertWorkflowParams, steps []step) (id int64, er
 			return errTaken
 		} else if err != nil {
 			return err
+		}
+		if p.GroupID != nil {
+			if err := ensureGroup(c, q, *p.GroupID); err != nil {
+				return err
+			}
 		}
 		return saveSteps(c.ctx, q, id, steps)
 	})
@@ -378,6 +384,9 @@ func (b *templateBody) check() error {
 	if err := kinds('{', "preferenceSettings", b.PreferenceSettings, "data", b.Data); err != nil {
 		return err
 	}
+	if err := checkGroup(b.NotificationGroupID); err != nil {
+		return err
+	}
 	var settings map[string]*bool
 	if json.Unmarshal(orObject(b.PreferenceSettings), &settings) != nil {
 		return refuse("preferenceSettings must be an object of channels that are true or false")
@@ -457,6 +466,11 @@ func updateTemplate(c *call) (int, any, error) {
 		if err := q.ApiLockWorkflow(c.ctx, w.ID); err != nil {
 			return err
 		}
+		if b.NotificationGroupID != "" {
+			if err := ensureGroup(c, q, b.NotificationGroupID); err != nil {
+				return err
+			}
+		}
 		if err := q.ApiUpdateWorkflow(c.ctx, p); err != nil || given["steps"] == nil {
 			return err
 		}
@@ -505,6 +519,9 @@ func templateStatus(c *call) (int, any, error) {
 
 func (c *call) template(status int, id string) (int, any, error) {
 	w, err := c.s.workflow(c.ctx, c.org, id)
+	if err == nil {
+		err = c.nameGroups(w)
+	}
 	if err != nil {
 		return 0, nil, err
 	}
@@ -565,6 +582,13 @@ func listTemplates(c *call) (int, any, error) {
 	if err != nil {
 		return 0, nil, err
 	}
+	all := make([]*saved, len(list))
+	for i := range list {
+		all[i] = &list[i]
+	}
+	if err := c.nameGroups(all...); err != nil {
+		return 0, nil, err
+	}
 	data := make([]obj, len(list))
 	for i := range list {
 		data[i] = list[i].showTemplate()
@@ -600,7 +624,7 @@ func (w *saved) showTemplate() obj {
 	}
 	if w.GroupID != nil {
 		m["_notificationGroupId"] = *w.GroupID
-		m["notificationGroup"] = obj{"_id": *w.GroupID, "name": *w.GroupID, "_organizationId": w.OrganizationID, "_environmentId": w.OrganizationID}
+		m["notificationGroup"] = obj{"_id": *w.GroupID, "name": cmp.Or(w.group, *w.GroupID), "_organizationId": w.OrganizationID, "_environmentId": w.OrganizationID}
 	}
 	put(m, "data", w.Data)
 	put(m, "payloadSchema", w.PayloadSchema)

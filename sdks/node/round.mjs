@@ -150,8 +150,23 @@ await novu.subscribers.credentials.delete("ts-1", "slack");
 await novu.integrations.list();
 await novu.integrations.listActive();
 await novu.integrations.setAsPrimary(integration.result.id);
+await novu.integrations.update({ name: "Chat" }, integration.result.id);
+assert.equal((await novu.integrations.integrationsControllerAutoConfigureIntegration(integration.result.id)).result.success, false);
+await assert.rejects(novu.integrations.createMobileLink({}, integration.result.identifier), (e) => e.statusCode === 400);
 await novu.integrations.delete(integration.result.id);
-await novu.environments.list();
+const [environment] = (await novu.environments.list()).result;
+await novu.environments.update({ name: "TS" }, environment.id);
+assert.deepEqual((await novu.environments.getTags(environment.id)).result, [{ name: "x" }]);
+assert.equal((await novu.environments.diff({}, environment.id)).result.summary.hasChanges, false);
+assert.equal((await novu.environments.publish({}, environment.id)).result.summary.resources, 0);
+await assert.rejects(novu.environments.create({ name: "Staging", color: "#ffffff" }), (e) => e.statusCode === 400 && /keys create/.test(e.message));
+await assert.rejects(novu.environments.delete(environment.id), (e) => e.statusCode === 400);
+await novu.environmentVariables.create({ key: "SITE", values: [{ environmentId: environment.id, value: "https://example.com" }] });
+await novu.environmentVariables.update({ isSecret: true }, "SITE");
+assert.equal((await novu.environmentVariables.retrieve("SITE")).result.values[0].value, "********");
+assert.equal((await novu.environmentVariables.list("sit")).result.length, 1);
+assert.deepEqual((await novu.environmentVariables.usage("SITE")).result.workflows, []);
+await novu.environmentVariables.delete("SITE");
 
 // Layouts
 const layout = await novu.layouts.create({ layoutId: "ts-layout", name: "TS layout" });
