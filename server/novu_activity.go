@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/pgautomate/pgautomate/db/dbq"
+	"github.com/pgautomate/pgautomate/notification"
 )
 
 func (s *Server) registerActivity(mux *http.ServeMux) {
@@ -225,21 +226,7 @@ func showJob(j *dbq.ApiJobsOfRow, details []obj) obj {
 }
 
 func showDigest(j *dbq.ApiJobsOfRow) obj {
-	var settings obj
-	_ = json.Unmarshal(j.Settings, &settings) // our own document
-	kind := "regular"
-	switch {
-	case settings["type"] == "backoff" || settings["backoff"] == true || settings["lookBackWindow"] != nil:
-		kind = "backoff"
-	case settings["type"] == "timed" || settings["cron"] != nil:
-		kind = "timed"
-	}
-	out := obj{"type": kind}
-	for _, name := range []string{"amount", "unit", "digestKey"} {
-		if v := settings[name]; v != nil && v != "" {
-			out[name] = v
-		}
-	}
+	out := notification.DigestShown(j.Settings)
 	var result struct {
 		Events []struct {
 			Payload json.RawMessage `json:"payload"`

@@ -291,6 +291,7 @@ type templateStep struct {
 	Filters          json.RawMessage `json:"filters"`
 	Variants         json.RawMessage `json:"variants"`
 	Metadata         json.RawMessage `json:"metadata"`
+	DigestMetadata   json.RawMessage `json:"digestMetadata"` // what jobs call it
 }
 
 func (b *templateBody) steps(before []dbq.PgautomateWorkflowStep) ([]step, error) {
@@ -304,6 +305,9 @@ func (b *templateBody) steps(before []dbq.PgautomateWorkflowStep) ([]step, error
 			Variables json.RawMessage `json:"variables"`
 		}
 		at := fmt.Sprintf("steps[%d].", i)
+		if len(t.Metadata) == 0 {
+			t.Metadata = t.DigestMetadata
+		}
 		if err := kinds('{', at+"template", t.Template, at+"metadata", t.Metadata); err != nil {
 			return nil, err
 		}
@@ -1016,6 +1020,7 @@ func (w *saved) showStep(st *dbq.PgautomateWorkflowStep) obj {
 	_ = json.Unmarshal(st.Controls, &values) // our own document
 	if hasSettings(st.Type) && len(st.Settings) > 2 {
 		_ = json.Unmarshal(st.Settings, &values) // our own document
+		values = notification.ControlsOf(st.Type, values)
 	}
 	if st.Type == "email" && values["subject"] == nil {
 		values["subject"] = ""

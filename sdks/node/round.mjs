@@ -137,6 +137,14 @@ const everyRun = await novu.trigger({ workflowId: "ts-every", to: "ts-1" });
 await until("what can't be sent", async () => (await novu.notifications.list({ transactionId: everyRun.result.transactionId })).result.data[0]?.jobs?.some((j) => j.status === "delayed"));
 await novu.cancel(everyRun.result.transactionId);
 
+const timed = await novu.workflows.create({ name: "TS timed", workflowId: "ts-timed", active: true, steps: [
+  { name: "D", type: "digest", controlValues: { type: "timed", cron: "0 9 * * 1-5" } }, { name: "In", type: "in_app", controlValues: { body: "b" } }] });
+assert.equal(timed.result.steps[0].controls.values.cron, "0 9 * * 1-5");
+const timedRun = await novu.trigger({ workflowId: "ts-timed", to: "ts-1" });
+const timedJob = await until("the digest", async () => (await novu.notifications.list({ transactionId: timedRun.result.transactionId })).result.data[0]?.jobs?.find((j) => j.status === "delayed"));
+assert.equal(timedJob.digest.timed.cronExpression, "0 9 * * 1-5");
+await novu.cancel(timedRun.result.transactionId);
+
 // Preferences, integrations, environments
 const wanted = await novu.subscribers.preferences.update({ workflowId: "ts-workflow", channels: { email: false } }, "ts-1");
 assert.equal(wanted.result.workflows.find((w) => w.workflow.identifier === "ts-workflow").channels.email, false);
