@@ -1193,6 +1193,98 @@ func (q *Queries) ApiJobsOf(ctx context.Context, ids []int64) ([]ApiJobsOfRow, e
 	return items, nil
 }
 
+const apiListFailures = `-- name: ApiListFailures :many
+SELECT f.id, f.organization_id, f.workflow_id, f.transaction_id, f.topic_key, f.detail, f.created_at, e.payload,
+       w.name AS workflow_name, w.identifier, w.tags, coalesce(w.extra ->> 'severity', 'none')::text AS severity
+  FROM pgautomate.notification_failures f
+  JOIN pgautomate.notification_events e ON e.id = f.event_id
+  JOIN pgautomate.workflows w ON w.id = f.workflow_id
+ WHERE f.organization_id = $1
+   AND ($2::bigint IS NULL OR f.id = $2)
+   AND (cardinality($3::text[]) = 0 OR f.event_id IN (
+        SELECT x.id FROM pgautomate.notification_events x WHERE x.organization_id = $1 AND x.transaction_id = ANY ($3)))
+   AND (cardinality($4::text[]) = 0 OR w.id::text = ANY ($4) OR w.identifier = ANY ($4))
+   AND ($5::text = '' OR f.transaction_id = $5)
+   AND ($6::timestamptz IS NULL OR f.created_at >= $6)
+   AND ($7::timestamptz IS NULL OR f.created_at <= $7)
+   AND ($8::text = '' OR f.topic_key = $8)
+   AND (cardinality($9::text[]) = 0 OR coalesce(w.extra ->> 'severity', 'none') = ANY ($9))
+ ORDER BY f.organization_id DESC, f.id DESC LIMIT $10
+`
+
+type ApiListFailuresParams struct {
+	OrganizationID string
+	ID             *int64
+	TransactionIds []string
+	Workflows      []string
+	Search         string
+	After          *time.Time
+	Before         *time.Time
+	TopicKey       string
+	Severities     []string
+	MaxRows        int32
+}
+
+type ApiListFailuresRow struct {
+	ID             int64
+	OrganizationID string
+	WorkflowID     int64
+	TransactionID  string
+	TopicKey       string
+	Detail         string
+	CreatedAt      time.Time
+	Payload        json.RawMessage
+	WorkflowName   string
+	Identifier     string
+	Tags           []string
+	Severity       string
+}
+
+// Topics that were not there, with the filters of ApiListNotifications that can hold for them. notification_failures_list_idx, newest first.
+func (q *Queries) ApiListFailures(ctx context.Context, arg ApiListFailuresParams) ([]ApiListFailuresRow, error) {
+	rows, err := q.db.Query(ctx, apiListFailures,
+		arg.OrganizationID,
+		arg.ID,
+		arg.TransactionIds,
+		arg.Workflows,
+		arg.Search,
+		arg.After,
+		arg.Before,
+		arg.TopicKey,
+		arg.Severities,
+		arg.MaxRows,
+	)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []ApiListFailuresRow
+	for rows.Next() {
+		var i ApiListFailuresRow
+		if err := rows.Scan(
+			&i.ID,
+			&i.OrganizationID,
+			&i.WorkflowID,
+			&i.TransactionID,
+			&i.TopicKey,
+			&i.Detail,
+			&i.CreatedAt,
+			&i.Payload,
+			&i.WorkflowName,
+			&i.Identifier,
+			&i.Tags,
+			&i.Severity,
+		); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
 const apiListIntegrations = `-- name: ApiListIntegrations :many
 SELECT i.id, i.organization_id, i.identifier, i.name, i.provider_id, i.channel, i.credentials, i.conditions, i.active, i.is_primary, i.priority, i.created_at, i.updated_at FROM pgautomate.integrations i
  WHERE i.organization_id = $1 AND (NOT $2::boolean OR i.active) AND ($3::bigint IS NULL OR i.id = $3)

@@ -137,6 +137,10 @@ const everyRun = await novu.trigger({ workflowId: "ts-every", to: "ts-1" });
 await until("what can't be sent", async () => (await novu.notifications.list({ transactionId: everyRun.result.transactionId })).result.data[0]?.jobs?.some((j) => j.status === "delayed"));
 await novu.cancel(everyRun.result.transactionId);
 
+const missed = await novu.trigger({ workflowId: "ts-delay", to: { type: "Topic", topicKey: "ts-nothing" } });
+const entry = await until("the missing topic", async () => (await novu.notifications.list({ transactionId: missed.result.transactionId })).result.data[0]);
+assert.match(entry.jobs[0].executionDetails[0].detail, /ts-nothing not found/);
+assert.equal((await novu.notifications.retrieve(entry.id)).result.topics[0].topicKey, "ts-nothing");
 const timed = await novu.workflows.create({ name: "TS timed", workflowId: "ts-timed", active: true, steps: [
   { name: "D", type: "digest", controlValues: { type: "timed", cron: "0 9 * * 1-5" } }, { name: "In", type: "in_app", controlValues: { body: "b" } }] });
 assert.equal(timed.result.steps[0].controls.values.cron, "0 9 * * 1-5");
