@@ -111,13 +111,13 @@ func (st *step) check(place int) error {
 	if err := json.Unmarshal(st.Controls, &controls); err != nil {
 		return refuse(at + ": its content must be an object")
 	}
-	if err := checkContent(controls); err != nil {
+	if err := st.checkContent(controls); err != nil {
 		return refuse(at + ": " + err.Error())
 	}
 	if err := notification.CheckFilters(st.Filters); err != nil {
 		return refuse(at + ": " + err.Error())
 	}
-	if err := checkVariants(st.Variants); err != nil {
+	if err := st.checkVariants(); err != nil {
 		return refuse(at + "." + err.Error())
 	}
 	skip, err := json.Marshal(controls["skip"])
@@ -131,19 +131,20 @@ func (st *step) check(place int) error {
 }
 
 // checkVariants says which variant could never be chosen or rendered.
-func checkVariants(raw json.RawMessage) error {
+func (st *step) checkVariants() error {
 	var variants []struct {
 		Filters  json.RawMessage `json:"filters"`
 		Template any             `json:"template"`
 	}
-	if err := json.Unmarshal(raw, &variants); err != nil {
+	if err := json.Unmarshal(st.Variants, &variants); err != nil {
 		return errors.New("variants: use [{filters, template}]")
 	}
 	for i, v := range variants {
-		if _, ok := v.Template.(obj); !ok {
+		template, ok := v.Template.(obj)
+		if !ok {
 			return fmt.Errorf("variants[%d].template must be an object", i)
 		}
-		if err := errors.Join(notification.CheckFilters(v.Filters), checkContent(v.Template)); err != nil {
+		if err := errors.Join(notification.CheckFilters(v.Filters), st.checkContent(template)); err != nil {
 			return fmt.Errorf("variants[%d]: %s", i, firstLine(err.Error()))
 		}
 	}
@@ -172,6 +173,28 @@ func kinds(kind byte, members ...any) error {
 		}
 	}
 	return nil
+}
+
+// checkContent says what of a step's content does not parse; of an e-mail from the
+// block editor that is the HTML made of it.
+func (st *step) checkContent(controls obj) error {
+	if st.Type == "email" {
+		editor, _ := controls["editorType"].(string)
+		body, ok := controls["body"].(string)
+		if !ok {
+			body, _ = controls["content"].(string)
+		}
+		if editor != "html" {
+			if err := notification.CheckBlocks(editor, body); err != nil {
+				return err
+			}
+		}
+		var err error
+		if controls, err = notification.Blocks(controls); err != nil {
+			return err
+		}
+	}
+	return checkContent(controls)
 }
 
 // checkContent says which template does not parse.
@@ -1002,7 +1025,7 @@ func previewStep(c *call) (int, any, error) {
 	if b.Payload == nil {
 		b.Payload = obj{}
 	}
-	preview, err := notification.Preview(c.ctx, values, b.Payload)
+	preview, err := notification.Preview(c.ctx, st.Type, values, b.Payload)
 	if err != nil {
 		return 0, nil, refuse(err.Error())
 	}
