@@ -56,7 +56,8 @@ func BlocksHTML(body string) (out string, found bool, err error) {
 		return body, false, nil
 	}
 	var doc node
-	if json.Unmarshal([]byte(body), &doc) != nil || doc.Type != "doc" {
+	err = json.Unmarshal([]byte(body), &doc)
+	if other := err != nil || doc.Type != "doc"; other {
 		return body, false, nil
 	}
 	b := &blocks{}
@@ -64,13 +65,12 @@ func BlocksHTML(body string) (out string, found bool, err error) {
 	if b.err != nil {
 		return "", true, fmt.Errorf("blocks: %w", b.err)
 	}
-	return b.String(), true, nil
+	return b.out.String(), true, nil
 }
 
 // blocks writes a document's HTML.
 type blocks struct {
-	strings.Builder
-
+	out   strings.Builder
 	loops []string // what the repeats around here go through
 	err   error    // the first
 }
@@ -116,8 +116,8 @@ var alone = []string{"button", "columns", "hardBreak", "heading", "horizontalRul
 
 func (b *blocks) node(n *node, depth int) {
 	if key := n.attr("showIfKey"); key != "" {
-		b.WriteString("{% if " + b.variable(key) + " %}")
-		defer b.WriteString("{% endif %}")
+		b.out.WriteString("{% if " + b.variable(key) + " %}")
+		defer b.out.WriteString("{% endif %}")
 	}
 	inside := func() { b.all(n.Content, depth+1) }
 	tag, style := around[n.Type], alignment(n.attr("textAlign"))
@@ -134,16 +134,16 @@ func (b *blocks) node(n *node, depth int) {
 		b.text(n)
 		return
 	case "variable":
-		b.WriteString("{{ " + b.variable(n.attr("id")) + b.fallback(n.attr("fallback")) + " }}")
+		b.out.WriteString("{{ " + b.variable(n.attr("id")) + b.fallback(n.attr("fallback")) + " }}")
 		return
 	case "hardBreak":
-		b.WriteString("<br>")
+		b.out.WriteString("<br>")
 		return
 	case "horizontalRule":
-		b.WriteString("<hr>")
+		b.out.WriteString("<hr>")
 		return
 	case "spacer":
-		fmt.Fprintf(b, `<div style="height:%spx">&nbsp;</div>`, n.height())
+		fmt.Fprintf(&b.out, `<div style="height:%spx">&nbsp;</div>`, n.height())
 		return
 	case "button":
 		b.button(n)
@@ -163,9 +163,9 @@ func (b *blocks) node(n *node, depth int) {
 		b.fail("a node of type %.40q is not rendered here: use %s, or HTML", n.Type, strings.Join(slices.Concat(alone, known), ", "))
 		return
 	}
-	b.WriteString("<" + tag + styled(style) + ">")
+	b.out.WriteString("<" + tag + styled(style) + ">")
 	inside()
-	b.WriteString("</" + tag + ">")
+	b.out.WriteString("</" + tag + ">")
 }
 
 func styled(style string) string {
@@ -307,22 +307,22 @@ func (b *blocks) text(n *node) {
 		m := &n.Marks[i]
 		switch tag := markTags[m.Type]; {
 		case tag != "":
-			b.WriteString("<" + tag + ">")
+			b.out.WriteString("<" + tag + ">")
 			end = "</" + tag + ">" + end
 		case m.Type == "link":
-			b.WriteString(`<a href="` + b.address(m, "href", "isUrlVariable") + `">`)
+			b.out.WriteString(`<a href="` + b.address(m, "href", "isUrlVariable") + `">`)
 			end = "</a>" + end
 		case m.Type == "textStyle" || m.Type == "highlight":
 			property := map[string]string{"textStyle": "color", "highlight": "background-color"}[m.Type]
 			if color := m.css("color"); color != "" {
-				b.WriteString(`<span style="` + property + ":" + color + `">`)
+				b.out.WriteString(`<span style="` + property + ":" + color + `">`)
 				end = "</span>" + end
 			}
 		default:
 			b.fail("a mark of type %.40q is not rendered here: use bold, italic, underline, strike, code, link or textStyle", m.Type)
 		}
 	}
-	b.WriteString(escaped(n.Text) + end)
+	b.out.WriteString(escaped(n.Text) + end)
 }
 
 func (b *blocks) button(n *node) {
@@ -334,7 +334,7 @@ func (b *blocks) button(n *node) {
 		style += ";background-color:" + first(color, "#000000") + ";color:" + first(text, "#ffffff")
 	}
 	style += map[string]string{"round": ";border-radius:9999px", "smooth": ";border-radius:6px"}[n.attr("borderRadius")]
-	fmt.Fprintf(b, `<p%s><a href="%s" style="%s">%s</a></p>`,
+	fmt.Fprintf(&b.out, `<p%s><a href="%s" style="%s">%s</a></p>`,
 		styled(alignment(n.attr("alignment"))), b.address(n, "url", "isUrlVariable"), style, b.value(n, "text", "isTextVariable"))
 }
 
@@ -343,26 +343,26 @@ func (b *blocks) image(n *node) {
 	if src == "" {
 		return
 	}
-	size := ""
+	var size strings.Builder
 	for _, name := range []string{"width", "height"} {
 		if f, err := strconv.ParseFloat(n.attr(name), 64); err == nil && f > 0 && f <= 10_000 {
-			size += fmt.Sprintf(` %s="%.0f"`, name, f)
+			fmt.Fprintf(&size, ` %s="%.0f"`, name, f)
 		}
 	}
-	tag := fmt.Sprintf(`<img src="%s" alt="%s"%s>`, src, escaped(n.attr("alt")), size)
+	tag := fmt.Sprintf(`<img src="%s" alt="%s"%s>`, src, escaped(n.attr("alt")), size.String())
 	if link := b.address(n, "externalLink", "isExternalLinkVariable"); link != "" {
 		tag = `<a href="` + link + `">` + tag + `</a>`
 	}
 	if n.Type == "inlineImage" {
-		b.WriteString(tag)
+		b.out.WriteString(tag)
 		return
 	}
-	b.WriteString("<p" + styled(alignment(n.attr("alignment"))) + ">" + tag + "</p>")
+	b.out.WriteString("<p" + styled(alignment(n.attr("alignment"))) + ">" + tag + "</p>")
 }
 
 // columns are a table: what all e-mail clients lay out.
 func (b *blocks) columns(n *node, depth int) {
-	b.WriteString(`<table role="presentation" width="100%"><tr>`)
+	b.out.WriteString(`<table role="presentation" width="100%"><tr>`)
 	for i := range n.Content {
 		column := &n.Content[i]
 		if column.Type != "column" {
@@ -374,11 +374,11 @@ func (b *blocks) columns(n *node, depth int) {
 		if f, err := strconv.ParseFloat(strings.TrimSuffix(column.attr("width"), "%"), 64); err == nil && f > 0 && f <= 100 {
 			width = fmt.Sprintf(` width="%g%%"`, f)
 		}
-		b.WriteString("<td" + width + styled(style) + ">")
+		b.out.WriteString("<td" + width + styled(style) + ">")
 		b.all(column.Content, depth+2)
-		b.WriteString("</td>")
+		b.out.WriteString("</td>")
 	}
-	b.WriteString("</tr></table>")
+	b.out.WriteString("</tr></table>")
 }
 
 // repeat says its nodes for each element of a list.
@@ -388,11 +388,11 @@ func (b *blocks) repeat(n *node, inside func()) {
 	if most, err := strconv.Atoi(n.attr("iterations")); err == nil && most > 0 {
 		limit = " limit: " + strconv.Itoa(most)
 	}
-	b.WriteString("{% for current in " + each + limit + " %}")
+	b.out.WriteString("{% for current in " + each + limit + " %}")
 	b.loops = append(b.loops, strings.TrimSpace(n.attr("each")))
 	inside()
 	b.loops = b.loops[:len(b.loops)-1]
-	b.WriteString("{% endfor %}")
+	b.out.WriteString("{% endfor %}")
 }
 
 // errNoBlocks is for a body that calls itself blocks and is some other JSON.

@@ -63,7 +63,7 @@ UPDATE pgautomate.notification_groups SET name = @name, updated_at = now() WHERE
 RETURNING *;
 
 -- name: ApiDeleteGroup :execrows
--- One that no workflow is in. workflows_group_idx.
+-- One that no workflow is in. workflows_list_idx.
 DELETE FROM pgautomate.notification_groups g
  WHERE g.organization_id = @organization_id AND g.identifier = @identifier
    AND NOT EXISTS (SELECT FROM pgautomate.workflows w WHERE w.organization_id = g.organization_id AND w.group_id = g.identifier AND w.deleted_at IS NULL);

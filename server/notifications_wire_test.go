@@ -267,10 +267,13 @@ func TestMissingTopic(t *testing.T) {
 	p.workflow("other", []string{template("in_app", "x")})
 	before := p.trigger("processed", `{"name":"other","to":"x"}`)
 	tx := p.trigger("processed", `{"name":"w","to":["x",{"type":"Topic","topicKey":"nope"},{"type":"Topic","topicKey":"neither"}],"payload":{"n":1}}`)
-	alone := p.trigger("processed", `{"name":"w","to":{"type":"Topic","topicKey":"nope"}}`)
-	for _, event := range []string{tx, alone} {
+	done := func(event string) {
+		t.Helper()
 		p.until("done", `SELECT status FROM pgautomate.notification_events WHERE transaction_id = $1`, event)
 	}
+	done(tx)
+	alone := p.trigger("processed", `{"name":"w","to":{"type":"Topic","topicKey":"nope"}}`)
+	done(alone)
 	after := p.trigger("processed", `{"name":"other","to":"x"}`)
 	// show is whom each entry was for: a subscriber, or a topic that wasn't there.
 	show := func(query string) string {

@@ -20,7 +20,7 @@ type ApiDeleteGroupParams struct {
 	Identifier     string
 }
 
-// One that no workflow is in. workflows_group_idx.
+// One that no workflow is in. workflows_list_idx.
 func (q *Queries) ApiDeleteGroup(ctx context.Context, arg ApiDeleteGroupParams) (int64, error) {
 	result, err := q.db.Exec(ctx, apiDeleteGroup, arg.OrganizationID, arg.Identifier)
 	if err != nil {

@@ -18,7 +18,6 @@ COMMENT ON COLUMN pgautomate.notification_groups.name IS 'For people.';
 COMMENT ON COLUMN pgautomate.notification_groups.created_at IS 'Since when.';
 COMMENT ON COLUMN pgautomate.notification_groups.updated_at IS 'When it was last changed.';
 COMMENT ON COLUMN pgautomate.workflows.group_id IS 'notificationGroupId of a v1 template: notification_groups.identifier.';
-CREATE INDEX workflows_group_idx ON pgautomate.workflows (organization_id, group_id) WHERE group_id IS NOT NULL AND deleted_at IS NULL;
 
 INSERT INTO pgautomate.notification_groups (organization_id, identifier, name)
 SELECT DISTINCT w.organization_id, w.group_id, w.group_id FROM pgautomate.workflows w
@@ -38,6 +37,5 @@ END $$;
 -- +goose StatementEnd
 
 -- +goose Down
-DROP INDEX pgautomate.workflows_group_idx;
 DROP TABLE pgautomate.notification_groups;
 COMMENT ON COLUMN pgautomate.workflows.group_id IS 'notificationGroupId of a v1 template.';
