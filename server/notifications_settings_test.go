@@ -155,6 +155,7 @@ func TestIntegrationRoutes(t *testing.T) {
 	}
 	s.call(404, "POST", "/v1/integrations/"+id+"/auto-configure", s.b, "")
 	s.call(200, "GET", "/v1/integrations/webhook/provider/"+id+"/status", s.a, "").want(false, "data")
+	s.call(200, "GET", "/v1/integrations/in-app/status", s.a, "").want(true, "data", "active")
 	for path, says := range map[string]string{
 		"x/webhook/configure": "no webhook to configure", "x/mobile-link": "no OAuth", "chat/oauth": "POST /v1/integrations", "channel-connections/oauth": "no OAuth",
 		"channel-endpoints/oauth": "no OAuth", "channel-endpoints/link": "/v1/subscribers/{subscriberId}/credentials",

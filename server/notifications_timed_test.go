@@ -71,6 +71,10 @@ func TestTimedDigest(t *testing.T) {
 			}
 		}
 	}
+	// By the name that jobs have for it, too.
+	named := p.call(201, "POST", "/v1/notification-templates", p.a, `{"name":"named","notificationGroupId":"g","steps":[{"template":{"type":"digest","content":""},
+		"digestMetadata":{"type":"timed","timed":{"atTime":"09:00"}}}]}`)
+	named.same(`{"type":"timed","timed":{"atTime":"09:00"}}`, "data", "steps", 0, "metadata")
 	feed := p.call(200, "GET", "/v1/notifications?templates=timed-3&subscriberIds=there", p.a, "")
 	feed.same(`{"type":"timed","amount":1,"unit":"months","timed":{"atTime":"09:00","monthlyType":"on","ordinal":"last","ordinalValue":"friday"}}`, "data", "data", 1, "jobs", 1, "digest")
 

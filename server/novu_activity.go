@@ -66,7 +66,7 @@ func listNotifications(c *call) (int, any, error) {
 // activity is a page of the feed: notifications, and among them, in the order of their
 // ids, topics that weren't there.
 func (c *call) activity(p dbq.ApiListNotificationsParams) ([]obj, error) {
-	var failures []dbq.ApiListFailuresRow
+	var failures []int64
 	if len(p.Channels)+len(p.Emails)+len(p.SubscriberIds) == 0 { // they have none
 		var err error
 		if failures, err = c.s.q.ApiListFailures(c.ctx, dbq.ApiListFailuresParams{
@@ -86,32 +86,41 @@ func (c *call) activity(p dbq.ApiListNotificationsParams) ([]obj, error) {
 		return nil, err
 	}
 	var chosen []dbq.ApiListNotificationsRow
-	var places []any // of the page: a failure, or nil for the next notification
+	var places []int64 // of the page: a failure's id, or 0 for the next notification
+	failed := []int64{}
 	for n, f := 0, 0; n+f < int(skip+size) && (n < len(rows) || f < len(failures)); {
 		shown := n+f >= int(skip)
-		if n == len(rows) || f < len(failures) && failures[f].ID > rows[n].ID {
+		if n == len(rows) || f < len(failures) && failures[f] > rows[n].ID {
 			if shown {
-				places = append(places, &failures[f])
+				failed, places = append(failed, failures[f]), append(places, failures[f])
 			}
 			f++
 			continue
 		}
 		if shown {
-			chosen, places = append(chosen, rows[n]), append(places, nil)
+			chosen, places = append(chosen, rows[n]), append(places, 0)
 		}
 		n++
 	}
 	made, err := c.showNotifications(chosen)
+	if err != nil || len(failed) == 0 {
+		return made, err
+	}
+	shown, err := c.s.q.ApiFailures(c.ctx, failed)
 	if err != nil {
 		return nil, err
 	}
-	data := make([]obj, len(places))
-	for i, place := range places {
-		if f, ok := place.(*dbq.ApiListFailuresRow); ok {
-			data[i] = showFailure(f)
-			continue
+	failure := map[int64]obj{}
+	for i := range shown {
+		failure[shown[i].ID] = showFailure(&shown[i])
+	}
+	data := make([]obj, 0, len(places))
+	for _, id := range places {
+		if id == 0 {
+			data, made = append(data, made[0]), made[1:]
+		} else if one := failure[id]; one != nil { // else its event was deleted just now
+			data = append(data, one)
 		}
-		data[i], made = made[0], made[1:]
 	}
 	return data, nil
 }
@@ -199,7 +208,7 @@ func showTemplateOf(id int64, name, identifier string) obj {
 
 // showFailure is an entry of what reached nobody: it has no subscriber, and of jobs the
 // trigger alone, which says why.
-func showFailure(f *dbq.ApiListFailuresRow) obj {
+func showFailure(f *dbq.ApiFailuresRow) obj {
 	id, at := itoa(f.ID), wireTime(f.CreatedAt)
 	return obj{
 		"_id": id, "_environmentId": f.OrganizationID, "_organizationId": f.OrganizationID, "_subscriberId": "", "_templateId": itoa(f.WorkflowID),
