@@ -50,6 +50,20 @@ func TestSpans(t *testing.T) {
 	}
 }
 
+// A day or month later, the clock shows the same; where a change skips that, it is the first instant after the gap.
+func TestSpansIntoGaps(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		from string
+		span span
+	}{{"2028-03-25 02:30", span{1, "days"}}, {"2028-03-19 02:30", span{1, "weeks"}}, {"2028-02-26 02:30", span{1, "months"}}} {
+		from, in := at(t, c.from, "Europe/Berlin")
+		if got := c.span.after(from, in).In(in).Format("2006-01-02 15:04"); got != "2028-03-26 03:00" {
+			t.Errorf("%v after %s is %s", c.span, c.from, got)
+		}
+	}
+}
+
 func TestRecurringTimes(t *testing.T) {
 	t.Parallel()
 	timed := func(members, timed string) string { return `{"type":"timed"` + members + `,"timed":{` + timed + `}}` }
