@@ -471,6 +471,12 @@ func clockOf(t time.Time) time.Duration {
 	return time.Duration(h)*time.Hour + time.Duration(m)*time.Minute + time.Duration(s)*time.Second + time.Duration(t.Nanosecond())
 }
 
+// LocalInstant is when the clocks of loc show the date and time of wall, whose own zone
+// doesn't count: for the first time if twice, and the first instant after the gap if never.
+func LocalInstant(wall time.Time, loc *time.Location) time.Time {
+	return localInstant(civilOf(wall), clockOf(wall), loc)
+}
+
 // localInstant is when the clocks of loc show that date and time: for the first
 // time if twice, and the first instant after the gap if never. time.Date does not
 // promise either.

@@ -113,6 +113,9 @@ func (s *Service) shareTopic(ctx context.Context, q *dbq.Queries, e *dbq.LockEve
 	id, err := q.FindTopic(ctx, dbq.FindTopicParams{OrganizationID: e.OrganizationID, Key: topic.TopicKey})
 	if errors.Is(err, pgx.ErrNoRows) {
 		text := fmt.Sprintf("Topic with key %s not found in current environment", topic.TopicKey)
+		if err := q.InsertFailure(ctx, dbq.InsertFailureParams{EventID: e.ID, TopicKey: topic.TopicKey, Detail: text}); err != nil {
+			return err
+		}
 		if e.Error != nil {
 			text = *e.Error + "; " + text
 		}

@@ -21,12 +21,18 @@ var layoutPlace = regexp.MustCompile(`\{\{\{?-?\s*(?:body|content)(?:\s*\|\s*raw
 
 const layoutContent = "layout_content"
 
+// layoutTemplate is a layout's content as the template that it is rendered by.
 func layoutTemplate(content string) string {
+	content, _, _ = BlocksHTML(content) // checked when it was saved
 	return layoutPlace.ReplaceAllLiteralString(content, "{{ "+layoutContent+" | raw }}")
 }
 
 // CheckLayout refuses contents of layouts that no e-mail could stand in.
 func CheckLayout(content string) error {
+	content, _, err := BlocksHTML(content)
+	if err != nil {
+		return fmt.Errorf("the layout's content: %w", err)
+	}
 	if !layoutPlace.MatchString(content) {
 		return errors.New("the layout's content has no place for the e-mail's: put {{{body}}} or {{content}} there")
 	}

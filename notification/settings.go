@@ -1,7 +1,7 @@
 package notification
 
 // How long a digest or delay takes: its settings, in the words of v1 (metadata)
-// or v2 (controlValues), and the arithmetic of times.
+// or v2 (controlValues), and the arithmetic of spans; recurring times are in timed.go.
 
 import (
 	"encoding/json"
@@ -13,7 +13,7 @@ import (
 	"strings"
 	"time"
 
-	"github.com/robfig/cron/v3"
+	"github.com/pgautomate/pgautomate/jobs"
 )
 
 // settings are a digest's, delay's or throttle's.
@@ -34,30 +34,30 @@ type span struct {
 	Unit   string
 }
 
-// timed is v1's form of a recurring time.
-type timed struct {
-	AtTime       string   `json:"atTime"`
-	WeekDays     []string `json:"weekDays"`
-	MonthDays    []int    `json:"monthDays"`
-	Ordinal      string   `json:"ordinal"`
-	OrdinalValue string   `json:"ordinalValue"`
-	MonthlyType  string   `json:"monthlyType"`
-}
-
 // number is an amount, as a JSON number or a string that holds one.
 type number float64
 
+// UnmarshalJSON reads both.
 func (n *number) UnmarshalJSON(raw []byte) error {
 	text := strings.Trim(string(raw), `"`)
 	if text == "null" || text == "" {
 		return nil
 	}
 	f, err := strconv.ParseFloat(text, 64)
+	if err != nil {
+		return fmt.Errorf("%.40s is no number: use 5, or \"5\"", raw)
+	}
 	*n = number(f)
-	return err
+	return nil
 }
 
+// parseSettings reads settings that were checked when their step was saved.
 func parseSettings(stepType string, raw json.RawMessage) settings {
+	s, _ := readSettings(stepType, raw)
+	return s
+}
+
+func readSettings(stepType string, raw json.RawMessage) (settings, error) {
 	var m struct {
 		Type           string `json:"type"`
 		Amount         number `json:"amount"`
@@ -78,7 +78,10 @@ func parseSettings(stepType string, raw json.RawMessage) settings {
 		ThrottleKey string `json:"throttleKey"`
 		Threshold   number `json:"threshold"`
 	}
-	_ = json.Unmarshal(raw, &m) // checked when the step was saved
+	err := json.Unmarshal(raw, &m)
+	if kind, ok := errors.AsType[*json.UnmarshalTypeError](err); ok {
+		err = fmt.Errorf("%s is of another kind: it can't be a JSON %s", kind.Field, kind.Value)
+	}
 	s := settings{
 		Type: m.Type, Wait: span{float64(m.Amount), m.Unit}, DigestKey: m.DigestKey, Cron: m.Cron, Timed: m.Timed,
 		DelayPath: m.DelayPath, Threshold: int(m.Threshold),
@@ -95,6 +98,9 @@ func parseSettings(stepType string, raw json.RawMessage) settings {
 	if s.Type == "" {
 		s.Type = "regular"
 	}
+	if s.Type == "timed" && s.Cron == "" {
+		s.Cron = m.Timed.Cron
+	}
 	if m.Cron != "" {
 		s.Type = "timed"
 	}
@@ -106,7 +112,7 @@ func parseSettings(stepType string, raw json.RawMessage) settings {
 			s.LookBack = s.Wait
 		}
 	}
-	return s
+	return s, err
 }
 
 var units = []string{"seconds", "minutes", "hours", "days", "weeks", "months"}
@@ -117,7 +123,10 @@ func CheckSettings(stepType string, raw json.RawMessage) error {
 	if err := json.Unmarshal(raw, &m); err != nil {
 		return fmt.Errorf("%s: its settings must be an object", stepType)
 	}
-	s := parseSettings(stepType, raw)
+	s, err := readSettings(stepType, raw)
+	if err != nil {
+		return fmt.Errorf("%s: %w", stepType, err)
+	}
 	known := map[string][]string{"digest": {"regular", "backoff", "timed"}, "delay": {"regular", "scheduled", "dynamic", "timed"}, "throttle": {"fixed", "dynamic"}}[stepType]
 	if !slices.Contains(known, s.Type) {
 		return fmt.Errorf("%s: type %q is not known: use one of %s", stepType, s.Type, strings.Join(known, ", "))
@@ -171,7 +180,16 @@ func (s span) before(t time.Time, in *time.Location) time.Time { return s.move(t
 func (s span) move(t time.Time, in *time.Location, sign int) time.Time {
 	whole, fraction := math.Modf(s.Amount)
 	n := sign * int(whole)
-	local := t.In(in)
+	// What the clock then shows, if the days, weeks or months are moved alone.
+	to := func(move func(wall time.Time) time.Time) time.Time {
+		if n == 0 {
+			return t
+		}
+		local := t.In(in)
+		y, m, d := local.Date()
+		hour, minute, second := local.Clock()
+		return jobs.LocalInstant(move(time.Date(y, m, d, hour, minute, second, local.Nanosecond(), time.UTC)), in)
+	}
 	part := func(unit time.Duration) time.Duration { return time.Duration(float64(sign) * fraction * float64(unit)) }
 	const day = 24 * time.Hour
 	switch s.Unit {
@@ -179,11 +197,11 @@ func (s span) move(t time.Time, in *time.Location, sign int) time.Time {
 		unit := map[string]time.Duration{"seconds": time.Second, "minutes": time.Minute, "hours": time.Hour}[s.Unit]
 		return t.Add(time.Duration(float64(sign) * s.Amount * float64(unit)))
 	case "days":
-		return local.AddDate(0, 0, n).Add(part(day))
+		return to(func(wall time.Time) time.Time { return wall.AddDate(0, 0, n) }).Add(part(day))
 	case "weeks":
-		return local.AddDate(0, 0, 7*n).Add(part(7 * day))
+		return to(func(wall time.Time) time.Time { return wall.AddDate(0, 0, 7*n) }).Add(part(7 * day))
 	case "months":
-		return addMonths(local, n).Add(part(30 * day))
+		return to(func(wall time.Time) time.Time { return addMonths(wall, n) }).Add(part(30 * day))
 	default:
 		return t
 	}
@@ -194,116 +212,4 @@ func addMonths(t time.Time, n int) time.Time {
 	first := time.Date(t.Year(), t.Month()+time.Month(n), 1, t.Hour(), t.Minute(), t.Second(), t.Nanosecond(), t.Location())
 	last := first.AddDate(0, 1, -1).Day()
 	return first.AddDate(0, 0, min(t.Day(), last)-1)
-}
-
-// next is when a recurring time comes next after t.
-func (s settings) next(t time.Time, in *time.Location) (time.Time, error) {
-	spec := s.Cron
-	if spec == "" {
-		var err error
-		if spec, err = s.timedCron(); err != nil {
-			return time.Time{}, err
-		}
-		if spec == "" {
-			return s.Wait.after(t, in), nil
-		}
-	}
-	schedule, err := cron.ParseStandard(spec)
-	if err != nil {
-		return time.Time{}, fmt.Errorf("cron: %q can't be read: use five fields, such as 0 9 * * 1-5", spec)
-	}
-	for at := t.In(in); ; {
-		if at = schedule.Next(at); at.IsZero() {
-			return at, fmt.Errorf("cron: %q never comes", spec)
-		}
-		if s.fits(at) {
-			return at, nil
-		}
-	}
-}
-
-// timedCron says v1's settings as a cron expression; "" where they are a mere span.
-func (s settings) timedCron() (string, error) {
-	hour, minute := 0, 0
-	if s.Timed.AtTime != "" {
-		at, err := time.Parse("15:04", s.Timed.AtTime)
-		if err != nil {
-			return "", fmt.Errorf("timed: atTime %q can't be read: use 09:00", s.Timed.AtTime)
-		}
-		hour, minute = at.Hour(), at.Minute()
-	}
-	days := map[string]string{"monday": "1", "tuesday": "2", "wednesday": "3", "thursday": "4", "friday": "5", "saturday": "6", "sunday": "0"}
-	switch {
-	case len(s.Timed.WeekDays) > 0:
-		var list []string
-		for _, d := range s.Timed.WeekDays {
-			n, ok := days[strings.ToLower(d)]
-			if !ok {
-				return "", fmt.Errorf("timed: weekday %q is not known: use monday to sunday", d)
-			}
-			list = append(list, n)
-		}
-		return fmt.Sprintf("%d %d * * %s", minute, hour, strings.Join(list, ",")), nil
-	case len(s.Timed.MonthDays) > 0:
-		var list []string
-		for _, d := range s.Timed.MonthDays {
-			if d < 1 || d > 31 {
-				return "", fmt.Errorf("timed: month day %d: use 1 to 31", d)
-			}
-			list = append(list, strconv.Itoa(d))
-		}
-		return fmt.Sprintf("%d %d %s * *", minute, hour, strings.Join(list, ",")), nil
-	case s.Timed.Ordinal != "":
-		if _, ok := ordinals[s.Timed.Ordinal]; !ok {
-			return "", fmt.Errorf("timed: ordinal %q: use 1 to 5 or last", s.Timed.Ordinal)
-		}
-		return fmt.Sprintf("%d %d * * *", minute, hour), nil // narrowed by fits
-	case s.Timed.AtTime != "":
-		return fmt.Sprintf("%d %d * * *", minute, hour), nil
-	case s.Wait.Amount > 0:
-		return "", s.Wait.check("timed")
-	default:
-		return "", errors.New("timed: say when: cron, or timed.atTime, weekDays, monthDays or ordinal, or amount and unit")
-	}
-}
-
-var ordinals = map[string]int{"1": 1, "2": 2, "3": 3, "4": 4, "5": 5, "last": -1}
-
-// fits narrows a day to v1's "second Tuesday" and the like.
-func (s settings) fits(at time.Time) bool {
-	n, ok := ordinals[s.Timed.Ordinal]
-	if !ok || s.Cron != "" || len(s.Timed.WeekDays) > 0 || len(s.Timed.MonthDays) > 0 {
-		return true
-	}
-	counts := func(d time.Time) bool {
-		weekend := d.Weekday() == time.Saturday || d.Weekday() == time.Sunday
-		switch value := strings.ToLower(s.Timed.OrdinalValue); value {
-		case "", "day":
-			return true
-		case "weekday":
-			return !weekend
-		case "weekend":
-			return weekend
-		default:
-			return strings.EqualFold(d.Weekday().String(), value)
-		}
-	}
-	if !counts(at) {
-		return false
-	}
-	from, place := 1, 0
-	if n < 0 { // none may follow in this month
-		for d := at.AddDate(0, 0, 1); d.Month() == at.Month(); d = d.AddDate(0, 0, 1) {
-			if counts(d) {
-				return false
-			}
-		}
-		return true
-	}
-	for day := from; day <= at.Day(); day++ {
-		if counts(time.Date(at.Year(), at.Month(), day, 12, 0, 0, 0, at.Location())) {
-			place++
-		}
-	}
-	return place == n
 }

@@ -199,6 +199,19 @@ func (r *run) setVars() {
 	}
 	v.Set("step", step)
 	v.Set("steps", r.steps)
+	if _, there := r.payload["env"]; !there {
+		v.SetLazy("env", func(ctx context.Context) (any, error) {
+			rows, err := r.q.VariablesOf(ctx, r.action.OrganizationID)
+			if err != nil {
+				return nil, fmt.Errorf("environment variables: %w", err)
+			}
+			env := make(map[string]any, len(rows))
+			for _, v := range rows {
+				env[v.Key] = v.Value
+			}
+			return env, nil
+		})
+	}
 	v.SetLazy("actor", func(ctx context.Context) (any, error) {
 		if r.job.Actor == "" {
 			return nil, nil
@@ -427,14 +440,25 @@ func (r *run) contentOf(ctx context.Context, html bool) (*content, error) {
 
 // Preview renders a step's content for values that a caller makes up: payload,
 // subscriber, steps. The error is one line about a template.
-func Preview(ctx context.Context, controls, values map[string]any) (map[string]any, error) {
+func Preview(ctx context.Context, stepType string, controls, values map[string]any) (map[string]any, error) {
 	shown := maps.Clone(controls)
 	delete(shown, "skip")
+	var opts []jobs.RenderOption
+	if stepType == "email" {
+		before := text(shown["body"])
+		var err error
+		if shown, err = Blocks(shown); err != nil {
+			return nil, err
+		}
+		if text(shown["body"]) != before {
+			opts = append(opts, jobs.HTML("body"))
+		}
+	}
 	raw, err := json.Marshal(shown)
 	if err != nil {
 		return nil, err
 	}
-	return jobs.Render(ctx, raw, previewVars(values))
+	return jobs.Render(ctx, raw, previewVars(values), opts...)
 }
 
 // previewVars are the variables of a preview.
@@ -580,6 +604,9 @@ func (r *run) send(ctx context.Context) (jobs.Result, error) {
 	if channel == "email" {
 		if layout, err = r.layout(ctx); err != nil {
 			return jobs.Result{}, err
+		}
+		if r.content, err = Blocks(r.content); err != nil {
+			return jobs.Result{}, jobs.Permanent(err)
 		}
 	}
 	c, err := r.contentOf(ctx, channel == "email" && (r.isHTML() || layout != ""))

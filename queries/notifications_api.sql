@@ -209,6 +209,30 @@ SELECT n.id, n.organization_id, n.workflow_id, n.subscriber_id, n.subscriber_no,
    AND (cardinality(@severities::text[]) = 0 OR coalesce(w.extra ->> 'severity', 'none') = ANY (@severities))
  ORDER BY n.organization_id DESC, n.id DESC LIMIT @max_rows OFFSET @skip;
 
+-- name: ApiListFailures :many
+-- Topics that were not there, with the filters of ApiListNotifications that can hold for them. notification_failures_list_idx, newest first.
+SELECT f.id FROM pgautomate.notification_failures f JOIN pgautomate.workflows w ON w.id = f.workflow_id
+ WHERE f.organization_id = @organization_id
+   AND (sqlc.narg(id)::bigint IS NULL OR f.id = sqlc.narg(id))
+   AND (cardinality(@transaction_ids::text[]) = 0 OR f.event_id IN (
+        SELECT x.id FROM pgautomate.notification_events x WHERE x.organization_id = @organization_id AND x.transaction_id = ANY (@transaction_ids)))
+   AND (cardinality(@workflows::text[]) = 0 OR w.id::text = ANY (@workflows) OR w.identifier = ANY (@workflows))
+   AND (@search::text = '' OR f.transaction_id = @search)
+   AND (sqlc.narg(after)::timestamptz IS NULL OR f.created_at >= sqlc.narg(after))
+   AND (sqlc.narg(before)::timestamptz IS NULL OR f.created_at <= sqlc.narg(before))
+   AND (@topic_key::text = '' OR f.topic_key = @topic_key)
+   AND (cardinality(@severities::text[]) = 0 OR coalesce(w.extra ->> 'severity', 'none') = ANY (@severities))
+ ORDER BY f.organization_id DESC, f.id DESC LIMIT @max_rows;
+
+-- name: ApiFailures :many
+-- notification_failures_pkey.
+SELECT f.id, f.organization_id, f.workflow_id, f.transaction_id, f.topic_key, f.detail, f.created_at, e.payload,
+       w.name AS workflow_name, w.identifier, w.tags, coalesce(w.extra ->> 'severity', 'none')::text AS severity
+  FROM pgautomate.notification_failures f
+  JOIN pgautomate.notification_events e ON e.id = f.event_id
+  JOIN pgautomate.workflows w ON w.id = f.workflow_id
+ WHERE f.id = ANY (@ids::bigint[]);
+
 -- name: ApiJobsOf :many
 -- notification_jobs_notification_idx.
 SELECT j.id, j.notification_id, j.sequence_number, j.action_type, j.status::text AS status, j.reason, j.error, j.perform_at, j.step_no, j.step_id,

@@ -48,6 +48,10 @@ UPDATE pgautomate.notification_events
        error = coalesce(sqlc.narg(error), error)
  WHERE id = @id;
 
+-- name: InsertFailure :exec
+INSERT INTO pgautomate.notification_failures (organization_id, event_id, workflow_id, transaction_id, topic_key, detail)
+SELECT e.organization_id, e.id, e.workflow_id, e.transaction_id, @topic_key, @detail FROM pgautomate.notification_events e WHERE e.id = @event_id;
+
 -- name: EventDone :exec
 UPDATE pgautomate.notification_events SET status = 'done', finished_at = clock_timestamp() WHERE id = @id;
 

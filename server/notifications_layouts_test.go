@@ -3,6 +3,7 @@ package server_test
 // Layouts: the routes of v1 and v2, and what e-mails look like.
 
 import (
+	"encoding/json"
 	"fmt"
 	"strings"
 	"testing"
@@ -118,4 +119,58 @@ func TestLayouts(t *testing.T) {
 	p.call(400, "POST", "/v2/layouts", p.a, `{"name":"n","layoutId":"news"}`)
 	p.call(400, "PUT", "/v2/layouts/promo", p.a, `{"name":"n","controlValues":{"email":{"body":"no place","editorType":"html"}}}`)
 	p.call(400, "PUT", "/v2/layouts/promo", p.a, `{"name":"n","controlValues":{"email":{"body":"{\"type\":\"doc\"}","editorType":"block"}}}`)
+}
+
+// E-mails and layouts that were made with Novu's block editor.
+func TestBlocks(t *testing.T) {
+	t.Parallel()
+	p := newPost(t)
+	p.subscriber("S1")
+	document := func(nodes string) string {
+		raw, err := json.Marshal(`{"type":"doc","content":[` + nodes + `]}`)
+		ok(t, err)
+		return string(raw)
+	}
+	body := document(`{"type":"heading","attrs":{"level":2},"content":[{"type":"text","text":"Hi "},{"type":"variable","attrs":{"id":"payload.who","fallback":"you"}}]},
+		{"type":"paragraph","attrs":{"showIfKey":"payload.news"},"content":[{"type":"text","text":"News"}]},
+		{"type":"repeat","attrs":{"each":"steps.digest-step.events"},"content":[{"type":"variable","attrs":{"id":"steps.digest-step.events.payload.who"}},{"type":"text","text":"; "}]}`)
+	p.call(201, "POST", "/v2/layouts", p.a, `{"layoutId":"frame","name":"Frame","controlValues":{"email":{"editorType":"block","body":`+
+		document(`{"type":"section","content":[{"type":"variable","attrs":{"id":"content"}}]},{"type":"footer","content":[{"type":"text","text":"Bye {{payload.who}}"}]}`)+`}}}`).
+		want("block", "data", "controls", "values", "email", "editorType")
+	p.call(200, "GET", "/v1/layouts/frame", p.a, "").want("<div>{{ content }}</div><p>Bye {{payload.who}}</p>", "data", "content")
+	made := p.call(201, "POST", "/v2/workflows", p.a, `{"name":"b","workflowId":"b","active":true,"steps":[{"name":"Digest step","stepId":"digest-step","type":"digest","controlValues":{"amount":1,"unit":"seconds"}},
+		{"name":"m","type":"email","controlValues":{"subject":"s","editorType":"block","layoutId":"frame","body":`+body+`}}]}`)
+	var sent string
+	ok(t, json.Unmarshal([]byte(body), &sent))
+	made.want(sent, "data", "steps", 1, "controls", "values", "body")
+	tx := p.trigger("processed", `{"name":"b","to":"S1","payload":{"who":"A<b>"}}`)
+	p.until("trigger:completed digest:completed email:completed", ofEvent, tx)
+	want := "<div><h2>Hi A&lt;b&gt;</h2>A&lt;b&gt;; </div><p>Bye A&lt;b&gt;</p>"
+	if got := p.text(`SELECT content FROM pgautomate.messages WHERE transaction_id = $1`, tx); got != want {
+		t.Errorf("%s, want %s", got, want)
+	}
+	if raw := string(p.box.Messages()[0].Raw); !strings.Contains(raw, "text/html") {
+		t.Error(raw)
+	}
+	step := fmt.Sprint(made.get("data", "steps", 1, "stepId"))
+	p.call(201, "POST", "/v2/workflows/b/step/"+step+"/preview", p.a, `{"previewPayload":{"payload":{"news":true}}}`).want("<h2>Hi you</h2><p>News</p>", "data", "result", "preview", "body")
+
+	// v1's content, and an HTML body that only looks so.
+	p.workflow("v1", []string{`{"template":{"type":"email","subject":"s","content":` + document(`{"type":"paragraph","content":[{"type":"text","text":"v1"}]}`) + `}}`})
+	tx = p.trigger("processed", `{"name":"v1","to":"S1"}`)
+	p.until("<p>v1</p>", `SELECT coalesce(max(content), '') FROM pgautomate.messages WHERE transaction_id = $1`, tx)
+	for nodes, says := range map[string]string{
+		`{"type":"video"}`: `type \"video\" is not rendered here`, `{"type":"text","text":"{{ x"}`: "syntax error", `{"type":"button","attrs":{"url":"javascript:x"}}`: "can't be linked",
+	} {
+		for _, c := range [][2]string{
+			{"/v2/workflows", `{"name":"z","workflowId":"z","steps":[{"name":"m","type":"email","controlValues":{"subject":"s","body":` + document(nodes) + `}}]}`},
+			{"/v1/notification-templates", `{"name":"z","notificationGroupId":"g","steps":[{"template":{"type":"email","subject":"s","content":` + document(nodes) + `}}]}`},
+			{"/v2/layouts", `{"name":"z","layoutId":"z","controlValues":{"email":{"editorType":"block","body":` + document(nodes+`,{"type":"variable","attrs":{"id":"content"}}`) + `}}}`},
+		} {
+			if a := p.call(400, "POST", c[0], p.a, c[1]); !strings.Contains(a.raw, says) {
+				t.Errorf("%s: %s, want %s", c[0], a.raw, says)
+			}
+		}
+	}
+	p.call(400, "POST", "/v2/workflows", p.a, `{"name":"z","workflowId":"z","steps":[{"name":"m","type":"email","controlValues":{"subject":"s","editorType":"block","body":"{\"type\":\"page\"}"}}]}`)
 }

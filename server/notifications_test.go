@@ -75,7 +75,8 @@ func newProvider(t *testing.T) *provider {
 	return p
 }
 
-func newPost(t *testing.T) *post {
+// newPost starts all of it; first are statements for before the engine starts.
+func newPost(t *testing.T, first ...string) *post {
 	t.Helper()
 	p := &post{sms: newProvider(t), folder: t.TempDir()}
 	var err error
@@ -83,6 +84,10 @@ func newPost(t *testing.T) *post {
 	ok(t, err)
 	t.Cleanup(func() { _ = p.box.Close() })
 	d := dbtest.New(t)
+	for _, sql := range first {
+		_, err := d.Pool.Exec(t.Context(), sql)
+		ok(t, err)
+	}
 	log := &safeBuffer{}
 	logger := slog.New(slog.NewTextHandler(log, &slog.HandlerOptions{Level: slog.LevelInfo}))
 	t.Cleanup(func() {

@@ -12,6 +12,8 @@ import (
 	"strings"
 	"sync"
 	"testing"
+
+	"github.com/pgautomate/pgautomate/server"
 )
 
 // Each of these was taken for something else than what was sent, or for an error on
@@ -255,6 +257,79 @@ func TestProgress(t *testing.T) {
 		t.Error(got)
 	}
 	p.call(404, "GET", "/v1/events/trigger/nothing", p.a, "")
+}
+
+// A topic that isn't there: an entry of the activity feed that says so, in the order of all.
+func TestMissingTopic(t *testing.T) {
+	t.Parallel()
+	p := newPost(t)
+	id := p.workflow("w", []string{template("in_app", "x")})
+	p.workflow("other", []string{template("in_app", "x")})
+	before := p.trigger("processed", `{"name":"other","to":"x"}`)
+	tx := p.trigger("processed", `{"name":"w","to":["x",{"type":"Topic","topicKey":"nope"},{"type":"Topic","topicKey":"neither"}],"payload":{"n":1}}`)
+	done := func(event string) {
+		t.Helper()
+		p.until("done", `SELECT status FROM pgautomate.notification_events WHERE transaction_id = $1`, event)
+	}
+	done(tx)
+	alone := p.trigger("processed", `{"name":"w","to":{"type":"Topic","topicKey":"nope"}}`)
+	done(alone)
+	after := p.trigger("processed", `{"name":"other","to":"x"}`)
+	// show is whom each entry was for: a subscriber, or a topic that wasn't there.
+	show := func(query string) string {
+		t.Helper()
+		a := p.call(200, "GET", "/v1/notifications?"+query, p.a, "")
+		var got []string
+		for i := range a.len("data", "data") {
+			who := a.get("data", "data", i, "subscriber", "subscriberId")
+			if who == nil {
+				who = a.get("data", "data", i, "to", "topicKey")
+			}
+			got = append(got, fmt.Sprint(who))
+		}
+		return fmt.Sprint(strings.Join(got, " "), " ", a.get("data", "hasMore"))
+	}
+	for query, want := range map[string]string{
+		"": "x nope neither nope x x false", "limit=2": "x nope true", "limit=2&page=1": "neither nope true", "limit=2&page=2": "x x false",
+		"transactionId=" + tx: "neither nope x false", "transactionId=" + alone: "nope false", "transactionId=" + before + "&transactionId=" + after: "x x false",
+		"templates=other": "x x false", "templates=" + id: "nope neither nope x false", "topicKey=neither": "neither false", "subscriberIds=x": "x x x false",
+		"channels=in_app": "x x x false", "emails=x@example.com": " false", "search=" + alone: "nope false", "severity=high": " false",
+		"after=2020-01-01T00:00:00Z&before=2021-01-01T00:00:00Z": " false",
+	} {
+		if got := show(query); got != want {
+			t.Errorf("%s: %s, want %s", query, got, want)
+		}
+	}
+	list := p.call(200, "GET", "/v1/notifications?transactionId="+alone, p.a, "")
+	text := "Topic with key nope not found in current environment"
+	one := p.call(200, "GET", "/v1/notifications/"+fmt.Sprint(list.get("data", "data", 0, "_id")), p.a, "")
+	for _, a := range []*answer{list, one} {
+		at := []any{"data"}
+		if a == list {
+			at = []any{"data", "data", 0}
+		}
+		want := func(value any, path ...any) { t.Helper(); a.want(value, append(slices.Clone(at), path...)...) }
+		want("", "_subscriberId")
+		want(alone, "transactionId")
+		want("w", "template", "triggers", 0, "identifier")
+		want("nope", "topics", 0, "topicKey")
+		want("trigger", "jobs", 0, "type")
+		want("failed", "jobs", 0, "status")
+		want("Failed", "jobs", 0, "executionDetails", 0, "status")
+		want(text, "jobs", 0, "executionDetails", 0, "detail")
+	}
+	p.call(200, "GET", "/v1/events/trigger/"+tx, p.a, "").want("Topic with key nope not found in current environment; Topic with key neither not found in current environment", "data", "error")
+	other, _, err := server.CreateKey(t.Context(), p.pool, new("b"), "b")
+	ok(t, err)
+	p.call(404, "GET", "/v1/notifications/"+fmt.Sprint(list.get("data", "data", 0, "_id")), other, "")
+	if a := p.call(200, "GET", "/v1/notifications", other, ""); a.len("data", "data") != 0 {
+		t.Error(a.raw)
+	}
+	// What is found goes with its event.
+	p.exec(`DELETE FROM pgautomate.notification_events WHERE transaction_id = $1`, alone)
+	if got := p.text(`SELECT count(*)::text FROM pgautomate.notification_failures`); got != "2" {
+		t.Errorf("%s are left", got)
+	}
 }
 
 // judge is a webhook that conditions ask.

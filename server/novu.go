@@ -415,6 +415,8 @@ func (s *Server) registerNovu(mux *http.ServeMux) {
 	s.registerInbox(mux)
 	s.registerStream(mux)
 	s.registerSettings(mux)
+	s.registerEnvironments(mux)
+	s.registerGroups(mux)
 }
 
 // randomSuffix tells things of one name apart.

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/pgautomate/pgautomate/db/dbq"
+	"github.com/pgautomate/pgautomate/notification"
 )
 
 func (s *Server) registerActivity(mux *http.ServeMux) {
@@ -54,13 +55,74 @@ func listNotifications(c *call) (int, any, error) {
 	if p.Before, err = c.moment("before"); err != nil {
 		return 0, nil, err
 	}
-	rows, err := c.s.q.ApiListNotifications(c.ctx, p)
+	data, err := c.activity(p)
 	if err != nil {
 		return 0, nil, err
 	}
-	more := len(rows) > int(size)
-	data, err := c.showNotifications(rows[:min(len(rows), int(size))])
-	return http.StatusOK, obj{"page": page, "pageSize": size, "hasMore": more, "data": data}, err
+	more := len(data) > int(size)
+	return http.StatusOK, obj{"page": page, "pageSize": size, "hasMore": more, "data": data[:min(len(data), int(size))]}, nil
+}
+
+// activity is a page of the feed: notifications, and among them, in the order of their
+// ids, topics that weren't there.
+func (c *call) activity(p dbq.ApiListNotificationsParams) ([]obj, error) {
+	var failures []int64
+	if len(p.Channels)+len(p.Emails)+len(p.SubscriberIds) == 0 { // they have none
+		var err error
+		if failures, err = c.s.q.ApiListFailures(c.ctx, dbq.ApiListFailuresParams{
+			OrganizationID: p.OrganizationID, ID: p.ID, TransactionIds: p.TransactionIds, Workflows: p.Workflows, Search: p.Search,
+			After: p.After, Before: p.Before, TopicKey: p.TopicKey, Severities: p.Severities, MaxRows: p.Skip + p.MaxRows,
+		}); err != nil {
+			return nil, err
+		}
+	}
+	// At least so many of what is skipped are notifications; the others are merged first.
+	skip, size := p.Skip, p.MaxRows
+	p.Skip = max(0, skip-int32(min(len(failures), int(skip))))
+	skip -= p.Skip
+	p.MaxRows = size + skip
+	rows, err := c.s.q.ApiListNotifications(c.ctx, p)
+	if err != nil {
+		return nil, err
+	}
+	var chosen []dbq.ApiListNotificationsRow
+	var places []int64 // of the page: a failure's id, or 0 for the next notification
+	failed := []int64{}
+	for n, f := 0, 0; n+f < int(skip+size) && (n < len(rows) || f < len(failures)); {
+		shown := n+f >= int(skip)
+		if n == len(rows) || f < len(failures) && failures[f] > rows[n].ID {
+			if shown {
+				failed, places = append(failed, failures[f]), append(places, failures[f])
+			}
+			f++
+			continue
+		}
+		if shown {
+			chosen, places = append(chosen, rows[n]), append(places, 0)
+		}
+		n++
+	}
+	made, err := c.showNotifications(chosen)
+	if err != nil || len(failed) == 0 {
+		return made, err
+	}
+	shown, err := c.s.q.ApiFailures(c.ctx, failed)
+	if err != nil {
+		return nil, err
+	}
+	failure := map[int64]obj{}
+	for i := range shown {
+		failure[shown[i].ID] = showFailure(&shown[i])
+	}
+	data := make([]obj, 0, len(places))
+	for _, id := range places {
+		if id == 0 {
+			data, made = append(data, made[0]), made[1:]
+		} else if one := failure[id]; one != nil { // else its event was deleted just now
+			data = append(data, one)
+		}
+	}
+	return data, nil
 }
 
 func getNotification(c *call) (int, any, error) {
@@ -70,18 +132,14 @@ func getNotification(c *call) (int, any, error) {
 	if id == nil {
 		return 0, nil, missing
 	}
-	rows, err := c.s.q.ApiListNotifications(c.ctx, dbq.ApiListNotificationsParams{
+	data, err := c.activity(dbq.ApiListNotificationsParams{
 		OrganizationID: c.org, ID: id, MaxRows: 1, TransactionIds: []string{}, Channels: []string{}, Workflows: []string{}, Emails: []string{}, SubscriberIds: []string{}, Severities: []string{},
 	})
 	if err != nil {
 		return 0, nil, err
 	}
-	if len(rows) == 0 {
+	if len(data) == 0 {
 		return 0, nil, missing
-	}
-	data, err := c.showNotifications(rows)
-	if err != nil {
-		return 0, nil, err
 	}
 	return http.StatusOK, data[0], nil
 }
@@ -134,17 +192,37 @@ func (c *call) showNotifications(rows []dbq.ApiListNotificationsRow) ([]obj, err
 			"_id": itoa(r.ID), "_environmentId": r.OrganizationID, "_organizationId": r.OrganizationID, "_subscriberId": itoa(r.SubscriberNo),
 			"_templateId": itoa(r.WorkflowID), "transactionId": r.TransactionID, "channels": r.Channels, "createdAt": wireTime(r.CreatedAt),
 			"updatedAt": wireTime(r.CreatedAt), "subscriber": who, "payload": r.Payload, "to": obj{"subscriberId": r.SubscriberID}, "tags": orNone(r.Tags), "severity": r.Severity,
-			"template": obj{
-				"_id": itoa(r.WorkflowID), "name": r.WorkflowName,
-				"triggers": []obj{{"type": "event", "identifier": r.Identifier, "variables": []obj{}}},
-			},
-			"jobs": slices.Concat([]obj{}, jobs[r.ID]),
+			"template": showTemplateOf(r.WorkflowID, r.WorkflowName, r.Identifier),
+			"jobs":     slices.Concat([]obj{}, jobs[r.ID]),
 		}
 		if r.DigestedInto != 0 {
 			out[i]["_digestedNotificationId"] = itoa(r.DigestedInto)
 		}
 	}
 	return out, nil
+}
+
+func showTemplateOf(id int64, name, identifier string) obj {
+	return obj{"_id": itoa(id), "name": name, "triggers": []obj{{"type": "event", "identifier": identifier, "variables": []obj{}}}}
+}
+
+// showFailure is an entry of what reached nobody: it has no subscriber, and of jobs the
+// trigger alone, which says why.
+func showFailure(f *dbq.ApiFailuresRow) obj {
+	id, at := itoa(f.ID), wireTime(f.CreatedAt)
+	return obj{
+		"_id": id, "_environmentId": f.OrganizationID, "_organizationId": f.OrganizationID, "_subscriberId": "", "_templateId": itoa(f.WorkflowID),
+		"transactionId": f.TransactionID, "channels": []string{}, "createdAt": at, "updatedAt": at, "payload": f.Payload,
+		"to": obj{"type": "Topic", "topicKey": f.TopicKey}, "topics": []obj{{"_topicId": "", "topicKey": f.TopicKey}}, "tags": orNone(f.Tags), "severity": f.Severity,
+		"template": showTemplateOf(f.WorkflowID, f.WorkflowName, f.Identifier),
+		"jobs": []obj{{
+			"_id": id, "type": "trigger", "status": "failed", "providerId": "novu", "createdAt": at, "overrides": obj{}, "payload": obj{},
+			"step": obj{"_id": id, "active": true, "filters": []obj{}, "_templateId": id, "stepId": ""}, "error": obj{"message": f.Detail},
+			"executionDetails": []obj{{
+				"_id": id + "-0", "_jobId": id, "isRetry": false, "isTest": false, "status": "Failed", "detail": f.Detail, "source": "Internal", "createdAt": at,
+			}},
+		}},
+	}
 }
 
 func showDetail(d *dbq.ApiDetailsOfRow, place int) obj {
@@ -225,21 +303,7 @@ func showJob(j *dbq.ApiJobsOfRow, details []obj) obj {
 }
 
 func showDigest(j *dbq.ApiJobsOfRow) obj {
-	var settings obj
-	_ = json.Unmarshal(j.Settings, &settings) // our own document
-	kind := "regular"
-	switch {
-	case settings["type"] == "backoff" || settings["backoff"] == true || settings["lookBackWindow"] != nil:
-		kind = "backoff"
-	case settings["type"] == "timed" || settings["cron"] != nil:
-		kind = "timed"
-	}
-	out := obj{"type": kind}
-	for _, name := range []string{"amount", "unit", "digestKey"} {
-		if v := settings[name]; v != nil && v != "" {
-			out[name] = v
-		}
-	}
+	out := notification.DigestShown(j.Settings)
 	var result struct {
 		Events []struct {
 			Payload json.RawMessage `json:"payload"`

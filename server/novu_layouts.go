@@ -66,9 +66,13 @@ func (c *call) layoutShown(status int, id int64, show func(*dbq.PgautomateLayout
 }
 
 func showLayoutV1(l *dbq.PgautomateLayout) obj {
+	content, _, err := notification.BlocksHTML(l.Content)
+	if err != nil {
+		content = l.Content
+	}
 	m := obj{
 		"_id": itoa(l.ID), "_organizationId": l.OrganizationID, "_environmentId": l.OrganizationID, "_creatorId": l.OrganizationID, "name": l.Name,
-		"identifier": l.Identifier, "description": l.Description, "channel": "email", "content": l.Content, "contentType": "customHtml",
+		"identifier": l.Identifier, "description": l.Description, "channel": "email", "content": content, "contentType": "customHtml",
 		"isDefault": l.IsDefault, "isDeleted": false, "createdAt": wireTime(l.CreatedAt), "updatedAt": wireTime(l.UpdatedAt),
 	}
 	put(m, "variables", l.Variables)
@@ -78,11 +82,15 @@ func showLayoutV1(l *dbq.PgautomateLayout) obj {
 func showLayout(l *dbq.PgautomateLayout) obj {
 	extra := obj{}
 	_ = json.Unmarshal(l.Extra, &extra) // our own document
+	editor := "html"
+	if _, blocks, _ := notification.BlocksHTML(l.Content); blocks {
+		editor = "block"
+	}
 	return obj{
 		"_id": itoa(l.ID), "layoutId": l.Identifier, "slug": slugOf(l.Name) + "_layout_" + itoa(l.ID), "name": l.Name, "isDefault": l.IsDefault,
 		"isTranslationEnabled": extra["isTranslationEnabled"] == true, "createdAt": wireTime(l.CreatedAt), "updatedAt": wireTime(l.UpdatedAt),
 		"origin": "novu-cloud", "type": "REGULAR",
-		"controls": obj{"values": obj{"email": obj{"body": l.Content, "editorType": "html"}}},
+		"controls": obj{"values": obj{"email": obj{"body": l.Content, "editorType": editor}}},
 	}
 }
 
@@ -322,8 +330,8 @@ func (b *layoutBody) content() (*string, error) {
 		return nil, nil
 	}
 	content := *b.ControlValues.Email.Body
-	if b.ControlValues.Email.EditorType == "block" && json.Valid([]byte(content)) {
-		return nil, refuse(`controlValues.email: blocks of the editor are not rendered here: send HTML, with editorType "html"`)
+	if err := notification.CheckBlocks(b.ControlValues.Email.EditorType, content); err != nil {
+		return nil, refuse("controlValues.email: " + err.Error())
 	}
 	return &content, checkLayout(content)
 }

@@ -1,7 +1,6 @@
 package server
 
-// What else the SDKs ask for: environments, integrations, tenants, and what a
-// workflow is for one of them.
+// Integrations, tenants, and what a workflow is for one of them.
 
 import (
 	"encoding/json"
@@ -19,9 +18,6 @@ import (
 
 func (s *Server) registerSettings(mux *http.ServeMux) {
 	s.novu(mux,
-		wire{method: http.MethodGet, path: "/v1/environments", id: "list-environments", summary: "The organization, as its one environment", tag: "settings", handle: func(c *call) (int, any, error) {
-			return http.StatusOK, []obj{{"_id": c.org, "name": c.org, "_organizationId": c.org, "identifier": c.org, "slug": c.org}}, nil
-		}},
 		wire{method: http.MethodGet, path: "/v1/integrations", id: "list-integrations", summary: "List integrations", tag: "settings", handle: func(c *call) (int, any, error) { return c.integrations(false) }},
 		wire{method: http.MethodGet, path: "/v1/integrations/active", id: "list-active-integrations", summary: "List active integrations", tag: "settings", handle: func(c *call) (int, any, error) { return c.integrations(true) }},
 		wire{method: http.MethodPost, path: "/v1/integrations", id: "create-integration", summary: "Add an integration", tag: "settings", handle: createIntegration},
@@ -29,14 +25,39 @@ func (s *Server) registerSettings(mux *http.ServeMux) {
 		wire{method: http.MethodPut, path: "/v1/integrations/{integrationId}", id: "update-integration", summary: "Change an integration", tag: "settings", handle: updateIntegration},
 		wire{method: http.MethodDelete, path: "/v1/integrations/{integrationId}", id: "delete-integration", summary: "Remove an integration", tag: "settings", handle: deleteIntegration},
 		wire{method: http.MethodPost, path: "/v1/integrations/{integrationId}/set-primary", id: "set-primary-integration", summary: "Use an integration first", tag: "settings", handle: setPrimary},
+		wire{method: http.MethodPost, path: "/v1/integrations/{integrationId}/auto-configure", id: "auto-configure-integration", summary: "Nothing to configure: no provider calls this server", tag: "settings", handle: autoConfigure},
+		wire{method: http.MethodGet, path: "/v1/integrations/webhook/provider/{providerOrIntegrationId}/status", id: "integration-webhook-status", summary: "Whether a provider can report deliveries: none can", tag: "settings", handle: func(*call) (int, any, error) { return http.StatusOK, false, nil }},
+		wire{method: http.MethodGet, path: "/v1/integrations/in-app/status", id: "in-app-status", summary: "Whether in-app messages are on: they need no integration", tag: "settings", handle: func(*call) (int, any, error) { return http.StatusOK, obj{"active": true}, nil }},
+		wire{method: http.MethodPost, path: "/v1/integrations/{integrationIdentifier}/webhook/configure", id: "configure-integration-webhook", summary: "Refused: no provider calls this server", tag: "settings", handle: refused(noCallbacks)},
+		wire{method: http.MethodPost, path: "/v1/integrations/{integrationIdentifier}/mobile-link", id: "integration-mobile-link", summary: "Refused: there is no linking by phone", tag: "settings", handle: refused(noOAuth)},
+		wire{method: http.MethodPost, path: "/v1/integrations/chat/oauth", id: "integration-chat-oauth", summary: "Refused: there is no OAuth", tag: "settings", handle: refused(noOAuth)},
+		wire{method: http.MethodPost, path: "/v1/integrations/channel-connections/oauth", id: "integration-connections-oauth", summary: "Refused: there is no OAuth", tag: "settings", handle: refused(noOAuth)},
+		wire{method: http.MethodPost, path: "/v1/integrations/channel-endpoints/oauth", id: "integration-endpoints-oauth", summary: "Refused: there is no OAuth", tag: "settings", handle: refused(noOAuth)},
+		wire{method: http.MethodPost, path: "/v1/integrations/channel-endpoints/link", id: "integration-endpoints-link", summary: "Refused: there is no OAuth", tag: "settings", handle: refused(noOAuth)},
 		wire{method: http.MethodPost, path: "/v1/tenants", id: "create-tenant", summary: "Add a tenant", tag: "settings", handle: createTenant},
 		wire{method: http.MethodGet, path: "/v1/tenants", id: "list-tenants", summary: "List tenants", tag: "settings", handle: listTenants},
 		wire{method: http.MethodGet, path: "/v1/tenants/{identifier}", id: "get-tenant", summary: "Get a tenant", tag: "settings", handle: getTenant},
 		wire{method: http.MethodPatch, path: "/v1/tenants/{identifier}", id: "patch-tenant", summary: "Change a tenant", tag: "settings", handle: patchTenant},
 		wire{method: http.MethodDelete, path: "/v1/tenants/{identifier}", id: "delete-tenant", summary: "Delete a tenant", tag: "settings", handle: deleteTenant},
 		wire{method: http.MethodPost, path: "/v1/workflow-overrides", id: "create-workflow-override", summary: "Say what a workflow is for a tenant", tag: "settings", handle: createOverride},
-		wire{method: http.MethodPost, path: "/v1/notification-groups", id: "create-notification-group", summary: "Name a group of workflows", tag: "settings", handle: createGroup},
 	)
+}
+
+// What is said where Novu's cloud would talk to a provider for the caller.
+const (
+	noCallbacks = "providers don't call this server, so there is no webhook to configure: what becomes of a message is what the provider answers when it is sent"
+	noOAuth     = "there is no OAuth here: give the provider's credentials to the integration (POST /v1/integrations), and a subscriber's address to the subscriber " +
+		"(PUT /v1/subscribers/{subscriberId}/credentials)"
+)
+
+// autoConfigure answers in Novu's words for a provider that can't be configured.
+func autoConfigure(c *call) (int, any, error) {
+	id, err := c.integrationID()
+	if err != nil {
+		return 0, nil, err
+	}
+	_, _, err = c.integration(http.StatusOK, id)
+	return http.StatusOK, obj{"success": false, "message": noCallbacks}, err
 }
 
 func showIntegration(i *dbq.PgautomateIntegration) obj {
@@ -398,18 +419,4 @@ func createOverride(c *call) (int, any, error) {
 	put(m, "active", o.Active)
 	put(m, "preferenceSettings", o.PreferenceSettings)
 	return http.StatusCreated, m, nil
-}
-
-// createGroup gives a name back as an id: groups are nothing but names here.
-func createGroup(c *call) (int, any, error) {
-	var b struct {
-		Name string `json:"name"`
-	}
-	if err := c.read(&b); err != nil {
-		return 0, nil, err
-	}
-	if b.Name == "" {
-		return 0, nil, refuse("name should not be empty")
-	}
-	return http.StatusCreated, obj{"_id": b.Name, "name": b.Name, "_organizationId": c.org, "_environmentId": c.org}, nil
 }

@@ -111,13 +111,13 @@ func (st *step) check(place int) error {
 	if err := json.Unmarshal(st.Controls, &controls); err != nil {
 		return refuse(at + ": its content must be an object")
 	}
-	if err := checkContent(controls); err != nil {
+	if err := st.checkContent(controls); err != nil {
 		return refuse(at + ": " + err.Error())
 	}
 	if err := notification.CheckFilters(st.Filters); err != nil {
 		return refuse(at + ": " + err.Error())
 	}
-	if err := checkVariants(st.Variants); err != nil {
+	if err := st.checkVariants(); err != nil {
 		return refuse(at + "." + err.Error())
 	}
 	skip, err := json.Marshal(controls["skip"])
@@ -131,19 +131,20 @@ func (st *step) check(place int) error {
 }
 
 // checkVariants says which variant could never be chosen or rendered.
-func checkVariants(raw json.RawMessage) error {
+func (st *step) checkVariants() error {
 	var variants []struct {
 		Filters  json.RawMessage `json:"filters"`
 		Template any             `json:"template"`
 	}
-	if err := json.Unmarshal(raw, &variants); err != nil {
+	if err := json.Unmarshal(st.Variants, &variants); err != nil {
 		return errors.New("variants: use [{filters, template}]")
 	}
 	for i, v := range variants {
-		if _, ok := v.Template.(obj); !ok {
+		template, ok := v.Template.(obj)
+		if !ok {
 			return fmt.Errorf("variants[%d].template must be an object", i)
 		}
-		if err := errors.Join(notification.CheckFilters(v.Filters), checkContent(v.Template)); err != nil {
+		if err := errors.Join(notification.CheckFilters(v.Filters), st.checkContent(template)); err != nil {
 			return fmt.Errorf("variants[%d]: %s", i, firstLine(err.Error()))
 		}
 	}
@@ -172,6 +173,28 @@ func kinds(kind byte, members ...any) error {
 		}
 	}
 	return nil
+}
+
+// checkContent says what of a step's content does not parse; of an e-mail from the
+// block editor that is the HTML made of it.
+func (st *step) checkContent(controls obj) error {
+	if st.Type == "email" {
+		editor, _ := controls["editorType"].(string)
+		body, ok := controls["body"].(string)
+		if !ok {
+			body, _ = controls["content"].(string)
+		}
+		if editor != "html" {
+			if err := notification.CheckBlocks(editor, body); err != nil {
+				return err
+			}
+		}
+		var err error
+		if controls, err = notification.Blocks(controls); err != nil {
+			return err
+		}
+	}
+	return checkContent(controls)
 }
 
 // checkContent says which template does not parse.
@@ -216,6 +239,7 @@ type saved struct {
 	dbq.PgautomateWorkflow
 
 	steps []dbq.PgautomateWorkflowStep
+	group string // its group's name, where that was asked for
 }
 
 func (s *Server) workflow(ctx context.Context, org, id string) (*saved, error) {
@@ -227,7 +251,7 @@ func (s *Server) workflow(ctx context.Context, org, id string) (*saved, error) {
 		return nil, orNotFound(err, "workflow", id)
 	}
 	steps, err := s.q.ApiStepsOf(ctx, []int64{w.ID})
-	return &saved{w, steps}, err
+	return &saved{PgautomateWorkflow: w, steps: steps}, err
 }
 
 // saveSteps replaces the workflow's steps.
@@ -251,6 +275,11 @@ func (c *call) create(p dbq.ApiInsertWorkflowParams, steps []step) (id int64, er
 			return errTaken
 		} else if err != nil {
 			return err
+		}
+		if p.GroupID != nil {
+			if err := ensureGroup(c, q, *p.GroupID); err != nil {
+				return err
+			}
 		}
 		return saveSteps(c.ctx, q, id, steps)
 	})
@@ -285,6 +314,7 @@ type templateStep struct {
 	Filters          json.RawMessage `json:"filters"`
 	Variants         json.RawMessage `json:"variants"`
 	Metadata         json.RawMessage `json:"metadata"`
+	DigestMetadata   json.RawMessage `json:"digestMetadata"` // what jobs call it
 }
 
 func (b *templateBody) steps(before []dbq.PgautomateWorkflowStep) ([]step, error) {
@@ -298,6 +328,9 @@ func (b *templateBody) steps(before []dbq.PgautomateWorkflowStep) ([]step, error
 			Variables json.RawMessage `json:"variables"`
 		}
 		at := fmt.Sprintf("steps[%d].", i)
+		if len(t.Metadata) == 0 {
+			t.Metadata = t.DigestMetadata
+		}
 		if err := kinds('{', at+"template", t.Template, at+"metadata", t.Metadata); err != nil {
 			return nil, err
 		}
@@ -376,6 +409,9 @@ func createTemplate(c *call) (int, any, error) {
 // check refuses settings that could never be what they say.
 func (b *templateBody) check() error {
 	if err := kinds('{', "preferenceSettings", b.PreferenceSettings, "data", b.Data); err != nil {
+		return err
+	}
+	if err := checkGroup(b.NotificationGroupID); err != nil {
 		return err
 	}
 	var settings map[string]*bool
@@ -457,6 +493,11 @@ func updateTemplate(c *call) (int, any, error) {
 		if err := q.ApiLockWorkflow(c.ctx, w.ID); err != nil {
 			return err
 		}
+		if b.NotificationGroupID != "" {
+			if err := ensureGroup(c, q, b.NotificationGroupID); err != nil {
+				return err
+			}
+		}
 		if err := q.ApiUpdateWorkflow(c.ctx, p); err != nil || given["steps"] == nil {
 			return err
 		}
@@ -505,6 +546,9 @@ func templateStatus(c *call) (int, any, error) {
 
 func (c *call) template(status int, id string) (int, any, error) {
 	w, err := c.s.workflow(c.ctx, c.org, id)
+	if err == nil {
+		err = c.nameGroups(w)
+	}
 	if err != nil {
 		return 0, nil, err
 	}
@@ -565,6 +609,13 @@ func listTemplates(c *call) (int, any, error) {
 	if err != nil {
 		return 0, nil, err
 	}
+	all := make([]*saved, len(list))
+	for i := range list {
+		all[i] = &list[i]
+	}
+	if err := c.nameGroups(all...); err != nil {
+		return 0, nil, err
+	}
 	data := make([]obj, len(list))
 	for i := range list {
 		data[i] = list[i].showTemplate()
@@ -600,7 +651,7 @@ func (w *saved) showTemplate() obj {
 	}
 	if w.GroupID != nil {
 		m["_notificationGroupId"] = *w.GroupID
-		m["notificationGroup"] = obj{"_id": *w.GroupID, "name": *w.GroupID, "_organizationId": w.OrganizationID, "_environmentId": w.OrganizationID}
+		m["notificationGroup"] = obj{"_id": *w.GroupID, "name": cmp.Or(w.group, *w.GroupID), "_organizationId": w.OrganizationID, "_environmentId": w.OrganizationID}
 	}
 	put(m, "data", w.Data)
 	put(m, "payloadSchema", w.PayloadSchema)
@@ -974,7 +1025,7 @@ func previewStep(c *call) (int, any, error) {
 	if b.Payload == nil {
 		b.Payload = obj{}
 	}
-	preview, err := notification.Preview(c.ctx, values, b.Payload)
+	preview, err := notification.Preview(c.ctx, st.Type, values, b.Payload)
 	if err != nil {
 		return 0, nil, refuse(err.Error())
 	}
@@ -992,6 +1043,7 @@ func (w *saved) showStep(st *dbq.PgautomateWorkflowStep) obj {
 	_ = json.Unmarshal(st.Controls, &values) // our own document
 	if hasSettings(st.Type) && len(st.Settings) > 2 {
 		_ = json.Unmarshal(st.Settings, &values) // our own document
+		values = notification.ControlsOf(st.Type, values)
 	}
 	if st.Type == "email" && values["subject"] == nil {
 		values["subject"] = ""

@@ -209,7 +209,7 @@ func TestOpenAPI(t *testing.T) {
 	}
 	ok(t, json.Unmarshal([]byte(a.raw), &doc))
 	var got []string
-	novu := regexp.MustCompile(`^/v[12]/(events|subscribers|topics|workflows|workflow-overrides|notification-templates|notification-groups|notifications|messages|integrations|environments|tenants|layouts)(/|$)`)
+	novu := regexp.MustCompile(`^/v[12]/(events|subscribers|topics|workflows|workflow-overrides|notification-templates|notification-groups|notifications|messages|integrations|environments|environment-variables|tenants|layouts)(/|$)`)
 	all := map[string]bool{}
 	for path, item := range doc.Paths {
 		for method := range item {
@@ -223,7 +223,8 @@ func TestOpenAPI(t *testing.T) {
 		"POST /v1/events/trigger", "POST /v1/events/trigger/bulk", "POST /v1/events/trigger/broadcast", "DELETE /v1/events/trigger/{transactionId}", "GET /v1/events/trigger/{transactionId}",
 		"POST /v1/subscribers", "POST /v2/subscribers", "POST /v2/topics", "POST /v1/topics", "POST /v2/workflows", "POST /v1/notification-templates",
 		"GET /v1/notifications", "GET /v1/messages", "GET /v1/integrations", "GET /v1/environments", "POST /v1/tenants", "POST /v1/workflow-overrides",
-		"POST /v1/notification-groups", "POST /v1/layouts", "POST /v2/layouts",
+		"POST /v1/notification-groups", "GET /v1/notification-groups", "PATCH /v1/notification-groups/{id}", "POST /v1/environments", "GET /v2/environments/{environmentId}/tags",
+		"POST /v1/environment-variables", "POST /v1/integrations/{integrationId}/auto-configure", "POST /v1/layouts", "POST /v2/layouts",
 	} {
 		if !all[promised] {
 			t.Errorf("%s is not described", promised)

@@ -9,6 +9,24 @@ import (
 	"time"
 )
 
+// Values that steps of workflows name instead of holding them: {{env.KEY}}.
+type PgautomateEnvironmentVariable struct {
+	// Counts variables.
+	ID int64
+	// Whose variable it is.
+	OrganizationID string
+	// What templates call it, after env.
+	Key string
+	// Its value; NULL: none yet. The roles for apps and readers don't see it.
+	Value *string
+	// The API does not give its value back.
+	IsSecret bool
+	// Since when.
+	CreatedAt time.Time
+	// When it was last changed.
+	UpdatedAt time.Time
+}
+
 type PgautomateImport struct {
 	ID              int64
 	FileName        string
@@ -154,6 +172,22 @@ type PgautomateMessage struct {
 	UpdatedAt time.Time
 	// Deleted then.
 	DeletedAt *time.Time
+}
+
+// Groups of workflows: names to sort them by, nothing more.
+type PgautomateNotificationGroup struct {
+	// Counts groups.
+	ID int64
+	// Whose group it is.
+	OrganizationID string
+	// What workflows.group_id calls it; its _id on the wire.
+	Identifier string
+	// For people.
+	Name string
+	// Since when.
+	CreatedAt time.Time
+	// When it was last changed.
+	UpdatedAt time.Time
 }
 
 // Relations between watched tables, both ways, read from their foreign keys by `pgautomate watch`.
@@ -386,7 +420,7 @@ type PgautomateWorkflow struct {
 	PayloadSchema json.RawMessage
 	// Triggers whose payload violates the schema are refused.
 	ValidatePayload bool
-	// notificationGroupId of a v1 template.
+	// notificationGroupId of a v1 template: notification_groups.identifier.
 	GroupID *string
 	// What the app keeps with it.
 	Data json.RawMessage

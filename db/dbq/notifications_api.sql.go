@@ -337,6 +337,64 @@ func (q *Queries) ApiDetailsOf(ctx context.Context, ids []int64) ([]ApiDetailsOf
 	return items, nil
 }
 
+const apiFailures = `-- name: ApiFailures :many
+SELECT f.id, f.organization_id, f.workflow_id, f.transaction_id, f.topic_key, f.detail, f.created_at, e.payload,
+       w.name AS workflow_name, w.identifier, w.tags, coalesce(w.extra ->> 'severity', 'none')::text AS severity
+  FROM pgautomate.notification_failures f
+  JOIN pgautomate.notification_events e ON e.id = f.event_id
+  JOIN pgautomate.workflows w ON w.id = f.workflow_id
+ WHERE f.id = ANY ($1::bigint[])
+`
+
+type ApiFailuresRow struct {
+	ID             int64
+	OrganizationID string
+	WorkflowID     int64
+	TransactionID  string
+	TopicKey       string
+	Detail         string
+	CreatedAt      time.Time
+	Payload        json.RawMessage
+	WorkflowName   string
+	Identifier     string
+	Tags           []string
+	Severity       string
+}
+
+// notification_failures_pkey.
+func (q *Queries) ApiFailures(ctx context.Context, ids []int64) ([]ApiFailuresRow, error) {
+	rows, err := q.db.Query(ctx, apiFailures, ids)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []ApiFailuresRow
+	for rows.Next() {
+		var i ApiFailuresRow
+		if err := rows.Scan(
+			&i.ID,
+			&i.OrganizationID,
+			&i.WorkflowID,
+			&i.TransactionID,
+			&i.TopicKey,
+			&i.Detail,
+			&i.CreatedAt,
+			&i.Payload,
+			&i.WorkflowName,
+			&i.Identifier,
+			&i.Tags,
+			&i.Severity,
+		); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
 const apiFeed = `-- name: ApiFeed :many
 SELECT m.id, m.organization_id, m.notification_id, m.job_id, m.workflow_id, m.subscriber_id, m.subscriber_no, m.transaction_id, m.channel, m.provider_id, m.recipient, m.subject, m.content, m.cta, m.payload, m.data, m.avatar, m.tags, m.status, m.error_id, m.error_text, m.read, m.seen, m.archived, m.read_at, m.seen_at, m.archived_at, m.snoozed_until, m.created_at, m.updated_at, m.deleted_at, count(*) OVER () AS total FROM pgautomate.messages m
  WHERE m.subscriber_no = $1 AND m.channel = 'in_app' AND m.deleted_at IS NULL
@@ -1186,6 +1244,66 @@ func (q *Queries) ApiJobsOf(ctx context.Context, ids []int64) ([]ApiJobsOfRow, e
 			return nil, err
 		}
 		items = append(items, i)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
+const apiListFailures = `-- name: ApiListFailures :many
+SELECT f.id FROM pgautomate.notification_failures f JOIN pgautomate.workflows w ON w.id = f.workflow_id
+ WHERE f.organization_id = $1
+   AND ($2::bigint IS NULL OR f.id = $2)
+   AND (cardinality($3::text[]) = 0 OR f.event_id IN (
+        SELECT x.id FROM pgautomate.notification_events x WHERE x.organization_id = $1 AND x.transaction_id = ANY ($3)))
+   AND (cardinality($4::text[]) = 0 OR w.id::text = ANY ($4) OR w.identifier = ANY ($4))
+   AND ($5::text = '' OR f.transaction_id = $5)
+   AND ($6::timestamptz IS NULL OR f.created_at >= $6)
+   AND ($7::timestamptz IS NULL OR f.created_at <= $7)
+   AND ($8::text = '' OR f.topic_key = $8)
+   AND (cardinality($9::text[]) = 0 OR coalesce(w.extra ->> 'severity', 'none') = ANY ($9))
+ ORDER BY f.organization_id DESC, f.id DESC LIMIT $10
+`
+
+type ApiListFailuresParams struct {
+	OrganizationID string
+	ID             *int64
+	TransactionIds []string
+	Workflows      []string
+	Search         string
+	After          *time.Time
+	Before         *time.Time
+	TopicKey       string
+	Severities     []string
+	MaxRows        int32
+}
+
+// Topics that were not there, with the filters of ApiListNotifications that can hold for them. notification_failures_list_idx, newest first.
+func (q *Queries) ApiListFailures(ctx context.Context, arg ApiListFailuresParams) ([]int64, error) {
+	rows, err := q.db.Query(ctx, apiListFailures,
+		arg.OrganizationID,
+		arg.ID,
+		arg.TransactionIds,
+		arg.Workflows,
+		arg.Search,
+		arg.After,
+		arg.Before,
+		arg.TopicKey,
+		arg.Severities,
+		arg.MaxRows,
+	)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []int64
+	for rows.Next() {
+		var id int64
+		if err := rows.Scan(&id); err != nil {
+			return nil, err
+		}
+		items = append(items, id)
 	}
 	if err := rows.Err(); err != nil {
 		return nil, err

@@ -257,6 +257,22 @@ func (q *Queries) InsertEvent(ctx context.Context, arg InsertEventParams) (int64
 	return id, err
 }
 
+const insertFailure = `-- name: InsertFailure :exec
+INSERT INTO pgautomate.notification_failures (organization_id, event_id, workflow_id, transaction_id, topic_key, detail)
+SELECT e.organization_id, e.id, e.workflow_id, e.transaction_id, $1, $2 FROM pgautomate.notification_events e WHERE e.id = $3
+`
+
+type InsertFailureParams struct {
+	TopicKey string
+	Detail   string
+	EventID  int64
+}
+
+func (q *Queries) InsertFailure(ctx context.Context, arg InsertFailureParams) error {
+	_, err := q.db.Exec(ctx, insertFailure, arg.TopicKey, arg.Detail, arg.EventID)
+	return err
+}
+
 const insertInAppMessage = `-- name: InsertInAppMessage :exec
 INSERT INTO pgautomate.messages AS m (organization_id, notification_id, job_id, workflow_id, subscriber_id, subscriber_no, transaction_id, channel, subject, content)
 SELECT $1, 0, $2, 0, s.subscriber_id, s.id, $3, 'in_app', $4, $5

@@ -119,8 +119,36 @@ func main() {
 			log.Fatalf("statuses: %v", seen)
 		}
 	}
+	missed := must(n.Trigger(ctx, components.TriggerEventRequestDto{WorkflowID: "go-late", To: components.CreateToTopicPayloadDto(components.TopicPayloadDto{
+		TopicKey: "go-nothing", Type: components.TriggerRecipientsTypeEnumTopic,
+	})}, nil))
+	for {
+		list := must(n.Notifications.List(ctx, operations.NotificationsControllerListNotificationsRequest{TransactionID: missed.TriggerEventResponseDto.TransactionID}))
+		if data := list.ActivitiesResponseDto.Data; len(data) == 1 {
+			if data[0].Jobs[0].Status != "failed" {
+				log.Fatalf("a missing topic: %+v", data[0].Jobs[0])
+			}
+			break
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+
+	integration := must(n.Integrations.Create(ctx, components.CreateIntegrationRequestDto{ProviderID: "slack", Channel: components.CreateIntegrationRequestDtoChannelChat}, nil))
+	id := *integration.IntegrationResponseDto.ID
+	must(n.Integrations.Update(ctx, id, components.UpdateIntegrationRequestDto{Name: p("Chat")}, nil))
+	must(n.Integrations.SetAsPrimary(ctx, id, nil))
+	if auto := must(n.Integrations.IntegrationsControllerAutoConfigureIntegration(ctx, id, nil)); auto.AutoConfigureIntegrationResponseDto.Success {
+		log.Fatal("an integration configured itself")
+	}
 	must(n.Integrations.List(ctx, nil))
-	must(n.Environments.List(ctx, nil))
+	must(n.Integrations.ListActive(ctx, nil))
+	must(n.Integrations.Delete(ctx, id, nil))
+	environment := must(n.Environments.List(ctx, nil)).EnvironmentResponseDtos[0]
+	must(n.Environments.Update(ctx, environment.ID, components.UpdateEnvironmentRequestDto{Name: p("Go")}, nil))
+	must(n.Environments.GetTags(ctx, environment.ID, nil))
+	if _, err := n.Environments.Create(ctx, components.CreateEnvironmentRequestDto{Name: "Staging", Color: "#ffffff"}, nil); err == nil {
+		log.Fatal("an environment was made")
+	}
 	must(n.Workflows.Delete(ctx, "go-workflow", nil))
 	must(n.Topics.Delete(ctx, "go-topic", nil))
 	must(n.Subscribers.Delete(ctx, "go-1", nil))

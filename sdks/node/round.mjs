@@ -137,6 +137,18 @@ const everyRun = await novu.trigger({ workflowId: "ts-every", to: "ts-1" });
 await until("what can't be sent", async () => (await novu.notifications.list({ transactionId: everyRun.result.transactionId })).result.data[0]?.jobs?.some((j) => j.status === "delayed"));
 await novu.cancel(everyRun.result.transactionId);
 
+const missed = await novu.trigger({ workflowId: "ts-delay", to: { type: "Topic", topicKey: "ts-nothing" } });
+const entry = await until("the missing topic", async () => (await novu.notifications.list({ transactionId: missed.result.transactionId })).result.data[0]);
+assert.match(entry.jobs[0].executionDetails[0].detail, /ts-nothing not found/);
+assert.equal((await novu.notifications.retrieve(entry.id)).result.topics[0].topicKey, "ts-nothing");
+const timed = await novu.workflows.create({ name: "TS timed", workflowId: "ts-timed", active: true, steps: [
+  { name: "D", type: "digest", controlValues: { type: "timed", cron: "0 9 * * 1-5" } }, { name: "In", type: "in_app", controlValues: { body: "b" } }] });
+assert.equal(timed.result.steps[0].controls.values.cron, "0 9 * * 1-5");
+const timedRun = await novu.trigger({ workflowId: "ts-timed", to: "ts-1" });
+const timedJob = await until("the digest", async () => (await novu.notifications.list({ transactionId: timedRun.result.transactionId })).result.data[0]?.jobs?.find((j) => j.status === "delayed"));
+assert.equal(timedJob.digest.timed.cronExpression, "0 9 * * 1-5");
+await novu.cancel(timedRun.result.transactionId);
+
 // Preferences, integrations, environments
 const wanted = await novu.subscribers.preferences.update({ workflowId: "ts-workflow", channels: { email: false } }, "ts-1");
 assert.equal(wanted.result.workflows.find((w) => w.workflow.identifier === "ts-workflow").channels.email, false);
@@ -150,8 +162,23 @@ await novu.subscribers.credentials.delete("ts-1", "slack");
 await novu.integrations.list();
 await novu.integrations.listActive();
 await novu.integrations.setAsPrimary(integration.result.id);
+await novu.integrations.update({ name: "Chat" }, integration.result.id);
+assert.equal((await novu.integrations.integrationsControllerAutoConfigureIntegration(integration.result.id)).result.success, false);
+await assert.rejects(novu.integrations.createMobileLink({}, integration.result.identifier), (e) => e.statusCode === 400);
 await novu.integrations.delete(integration.result.id);
-await novu.environments.list();
+const [environment] = (await novu.environments.list()).result;
+await novu.environments.update({ name: "TS" }, environment.id);
+assert.deepEqual((await novu.environments.getTags(environment.id)).result, [{ name: "x" }]);
+assert.equal((await novu.environments.diff({}, environment.id)).result.summary.hasChanges, false);
+assert.equal((await novu.environments.publish({}, environment.id)).result.summary.resources, 0);
+await assert.rejects(novu.environments.create({ name: "Staging", color: "#ffffff" }), (e) => e.statusCode === 400 && /keys create/.test(e.message));
+await assert.rejects(novu.environments.delete(environment.id), (e) => e.statusCode === 400);
+await novu.environmentVariables.create({ key: "SITE", values: [{ environmentId: environment.id, value: "https://example.com" }] });
+await novu.environmentVariables.update({ isSecret: true }, "SITE");
+assert.equal((await novu.environmentVariables.retrieve("SITE")).result.values[0].value, "********");
+assert.equal((await novu.environmentVariables.list("sit")).result.length, 1);
+assert.deepEqual((await novu.environmentVariables.usage("SITE")).result.workflows, []);
+await novu.environmentVariables.delete("SITE");
 
 // Layouts
 const layout = await novu.layouts.create({ layoutId: "ts-layout", name: "TS layout" });
