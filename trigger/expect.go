@@ -11,11 +11,6 @@ import (
 // Window is how many changes Expect looks at, at most.
 const Window = 16
 
-const (
-	expectedSlots = 32 // how many slots of a group are read ahead
-	lineSlots     = 4  // of a line of the cache
-)
-
 // expected is what Expect has found. It is of use as long as no group comes or goes.
 type expected struct {
 	changes [Window]*change.Change
@@ -58,11 +53,7 @@ func (s *Set) Expect(next []*change.Change) {
 	}
 	for _, g := range e.groups[:e.n] {
 		if g != nil && len(g.slots) > 0 {
-			last := len(g.slots) - 1
-			for i := 0; i < min(last, expectedSlots); i += lineSlots {
-				sum += uint64(g.slots[i].classes)
-			}
-			sum += uint64(g.slots[last].classes) + uint64(g.fields[0]) + uint64(g.fields[last])
+			sum += uint64(g.slots[0].uses) + uint64(g.slots[len(g.slots)/2].uses) + uint64(g.slots[len(g.slots)-1].uses) + uint64(g.fields[0])
 		}
 	}
 	e.sum = sum // so that no read is left out
