@@ -24,11 +24,13 @@ import (
 	"runtime/debug"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/pgautomate/pgautomate"
 	"github.com/pgautomate/pgautomate/db"
 	"github.com/pgautomate/pgautomate/db/private"
+	"github.com/pgautomate/pgautomate/internal/garbage"
 )
 
 // Options say what is measured. Only Engine and Serve are needed.
@@ -123,6 +125,12 @@ func Run(ctx context.Context, o Options) (*Report, error) {
 	case o.Quick:
 		r.scale = quick
 	}
+	// As `run` does, for all that is measured and for the references.
+	tending, leave := context.WithCancel(ctx)
+	var tended sync.WaitGroup
+	tended.Go(func() { garbage.Tend(tending) })
+	defer tended.Wait()
+	defer leave()
 	err := r.start(ctx)
 	if err == nil {
 		err = r.measure(ctx)

@@ -85,7 +85,7 @@ type Service struct {
 }
 
 // Start readies what running steps needs.
-func (s *Service) Start() { s.loads = batch.New(200, 2, s.loadJobs) }
+func (s *Service) Start() { s.loads = batch.New(200, 1, s.loadJobs) }
 
 // Stop ends what Start began; steps that still run fail, and run again later.
 func (s *Service) Stop() {

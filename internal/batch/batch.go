@@ -3,6 +3,7 @@ package batch
 
 import (
 	"context"
+	"runtime"
 	"sync"
 )
 
@@ -66,14 +67,20 @@ func (b *Batcher[In, Out]) loop() {
 		case <-b.stopped:
 			return
 		}
-	gather:
-		for len(batch) < b.most {
+		// Who is about to ask, too, is let ahead: mostly many begin at one time, and the first
+		// would be answered alone.
+		for yielded := false; len(batch) < b.most; {
 			select {
 			case r := <-b.requests:
 				batch = append(batch, r)
+				continue
 			default:
-				break gather
 			}
+			if yielded {
+				break
+			}
+			yielded = true
+			runtime.Gosched()
 		}
 		in := make([]In, len(batch))
 		for i, r := range batch {

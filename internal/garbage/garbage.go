@@ -2,7 +2,8 @@
 //
 // Go lets a heap double before it collects. An engine's heap is mostly triggers, which
 // live as long as the process: with a million of them, 315 MB, it would take 630. So the
-// more there is that lives, the lower is the share that garbage may come to.
+// more there is that lives, the lower is the share that garbage may come to. Where little
+// lives, doubling means to collect all the time: there garbage may come to more.
 package garbage
 
 import (
@@ -20,18 +21,21 @@ const (
 	// LeastPercent bounds what collecting costs: a collection looks at all that lives, so for each
 	// byte that is allocated at five others at most.
 	LeastPercent = 20
-	mostPercent  = 100 // Go's own
+	usualPercent = 100 // Go's own
+	mostPercent  = 800
 
 	every = 100 * time.Millisecond // a load of triggers makes 5 MB in that time
-	step  = 3                      // percent that are worth a change, which stops the world for a moment
+	step  = 3                      // percent of itself that are worth a change, which stops the world for a moment
 )
 
-// Percent is the GOGC for so many bytes that live.
+// Percent is the GOGC for so many bytes that live: garbage may come to as much again, but to half of most at least and to
+// most at most, and to LeastPercent of what lives in any case.
 func Percent(live, most uint64) int {
 	if live == 0 {
 		return mostPercent
 	}
-	return int(min(max(100*most/live, LeastPercent), mostPercent))
+	share := min(max(usualPercent*live, 100*most/2), 100*most) / live
+	return int(min(max(share, LeastPercent), mostPercent))
 }
 
 // Tend sets the process's GOGC by what lives, until ctx ends; then it is what it was.
@@ -43,7 +47,7 @@ func tend(ctx context.Context, most uint64, every time.Duration) {
 		return
 	}
 	sample := []metrics.Sample{{Name: "/gc/heap/live:bytes"}}
-	set := mostPercent
+	set := usualPercent
 	before := debug.SetGCPercent(set)
 	defer debug.SetGCPercent(before)
 	t := time.NewTicker(every)
@@ -55,7 +59,7 @@ func tend(ctx context.Context, most uint64, every time.Duration) {
 		case <-t.C:
 		}
 		metrics.Read(sample)
-		if p := Percent(sample[0].Value.Uint64(), most); p > set+step || p < set-step || p != set && (p == mostPercent || p == LeastPercent) {
+		if p := Percent(sample[0].Value.Uint64(), most); 100*p > (100+step)*set || 100*p < (100-step)*set || p != set && (p == mostPercent || p == LeastPercent) {
 			debug.SetGCPercent(p)
 			set = p
 		}
