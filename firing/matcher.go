@@ -241,12 +241,12 @@ func (m *Matcher) load(ctx context.Context, q *dbq.Queries) error {
 // liveTriggers calls f with each live trigger and its query. While one page is taken in, the next
 // one is parsed and another one read: there may be millions, more than should be in memory at one time.
 func liveTriggers(ctx context.Context, q *dbq.Queries, f func(*dbq.LiveTriggersRow, *trigger.Parsed)) error {
-	const most = 2_000
+	const most = 250
 	type page struct {
 		rows    []dbq.LiveTriggersRow
 		queries []trigger.Parsed
 	}
-	pages, parsed, spare := make(chan []dbq.LiveTriggersRow, 1), make(chan page, 1), make(chan []trigger.Parsed, 3)
+	pages, parsed, spare := make(chan []dbq.LiveTriggersRow, 1), make(chan page, 1), make(chan []trigger.Parsed, 2)
 	for range cap(spare) {
 		spare <- make([]trigger.Parsed, most)
 	}
