@@ -162,6 +162,47 @@ func TestEveryFigureIsThere(t *testing.T) {
 		t.Errorf("%v: %s", err, table.String())
 	}
 	t.Logf("\n%s", table.String())
+	read, err := ReadReport(&raw)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var again bytes.Buffer
+	if err := read.WriteTable(&again); err != nil || again.String() != table.String() {
+		t.Errorf("%v: read back as %s", err, again.String())
+	}
+	if page, err := read.Page(""); err != nil || strings.Count(page, "\n| `") != len(names) || strings.Count(page, "\n- `") != len(names) {
+		t.Errorf("%v: %s", err, page)
+	}
+}
+
+// A page's figures are replaced, and nothing else of it.
+func TestPage(t *testing.T) {
+	t.Parallel()
+	report := func(value float64) *Report {
+		return &Report{Server: "Postgres", Figures: []Figure{{
+			Name: "rss", Unit: "MB", Value: value, ReferenceName: "nothing", Reference: 1, Ratio: value, Reach: 600, Conditions: "reach: MB at most 600; here",
+			of: ofValue, most: true,
+		}}}
+	}
+	page, err := report(900).Page("# Title\n\n")
+	if err != nil || !strings.Contains(page, "| `rss` | 900 | 1 | MB | 900.00 | ≤ 600 MB | **no** |") {
+		t.Fatalf("%v: %s", err, page)
+	}
+	page, err = report(500).Page(page + "\nThe end.\n")
+	if err != nil || strings.Contains(page, "900") || !strings.Contains(page, "| ≤ 600 MB | yes |") || !strings.Contains(page, "- `rss`, beside nothing: here.") {
+		t.Errorf("%v: %s", err, page)
+	}
+	if !strings.HasPrefix(page, "# Title\n\n<!--") || !strings.HasSuffix(page, "-->\n\nThe end.\n") {
+		t.Errorf("around the figures: %s", page)
+	}
+	if _, err := report(1).Page(pageBegins); err == nil || !strings.Contains(err.Error(), "end of figures") {
+		t.Errorf("a page without an end: %v", err)
+	}
+	for _, bad := range []string{"", "{", `{"figures":[{"name":"x"}]}`} {
+		if _, err := ReadReport(strings.NewReader(bad)); err == nil || !strings.Contains(err.Error(), "bench --json") {
+			t.Errorf("%q: %v", bad, err)
+		}
+	}
 }
 
 func TestUnknownFigure(t *testing.T) {
