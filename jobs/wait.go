@@ -23,6 +23,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/pgautomate/pgautomate/internal/wallclock"
 )
 
 // maxWait bounds "for", against typing errors.
@@ -471,30 +473,8 @@ func clockOf(t time.Time) time.Duration {
 	return time.Duration(h)*time.Hour + time.Duration(m)*time.Minute + time.Duration(s)*time.Second + time.Duration(t.Nanosecond())
 }
 
-// LocalInstant is when the clocks of loc show the date and time of wall, whose own zone
-// doesn't count: for the first time if twice, and the first instant after the gap if never.
-func LocalInstant(wall time.Time, loc *time.Location) time.Time {
-	return localInstant(civilOf(wall), clockOf(wall), loc)
-}
-
-// localInstant is when the clocks of loc show that date and time: for the first
-// time if twice, and the first instant after the gap if never. time.Date does not
-// promise either.
+// localInstant is when the clocks of loc show that date and time.
 func localInstant(date civil, clock time.Duration, loc *time.Location) time.Time {
-	wall := date.utc().Add(clock) // the wall time, read as if it were UTC
-	// No zone is further than a day from UTC.
-	at := wall.Add(-36 * time.Hour).In(loc)
-	for {
-		_, offset := at.Zone()
-		_, end := at.ZoneBounds()
-		t := wall.Add(-time.Duration(offset) * time.Second)
-		if end.IsZero() || t.Before(end) {
-			// In this period, or in the gap just before it.
-			if start, _ := at.ZoneBounds(); !start.IsZero() && t.Before(start) {
-				t = start
-			}
-			return t.In(loc)
-		}
-		at = end
-	}
+	at, _ := wallclock.First(date.utc().Add(clock), loc)
+	return at
 }

@@ -13,7 +13,7 @@ import (
 	"strings"
 	"time"
 
-	"github.com/pgautomate/pgautomate/jobs"
+	"github.com/pgautomate/pgautomate/internal/wallclock"
 )
 
 // settings are a digest's, delay's or throttle's.
@@ -188,7 +188,7 @@ func (s span) move(t time.Time, in *time.Location, sign int) time.Time {
 		local := t.In(in)
 		y, m, d := local.Date()
 		hour, minute, second := local.Clock()
-		return jobs.LocalInstant(move(time.Date(y, m, d, hour, minute, second, local.Nanosecond(), time.UTC)), in)
+		return localInstant(move(time.Date(y, m, d, hour, minute, second, local.Nanosecond(), time.UTC)), in)
 	}
 	part := func(unit time.Duration) time.Duration { return time.Duration(float64(sign) * fraction * float64(unit)) }
 	const day = 24 * time.Hour
@@ -212,4 +212,10 @@ func addMonths(t time.Time, n int) time.Time {
 	first := time.Date(t.Year(), t.Month()+time.Month(n), 1, t.Hour(), t.Minute(), t.Second(), t.Nanosecond(), t.Location())
 	last := first.AddDate(0, 1, -1).Day()
 	return first.AddDate(0, 0, min(t.Day(), last)-1)
+}
+
+// localInstant is when the clocks of in first show wall, or what comes after the gap.
+func localInstant(wall time.Time, in *time.Location) time.Time {
+	at, _ := wallclock.First(wall, in)
+	return at
 }

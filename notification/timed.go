@@ -17,8 +17,6 @@ import (
 	"time"
 
 	"github.com/robfig/cron/v3"
-
-	"github.com/pgautomate/pgautomate/jobs"
 )
 
 // timed is v1's form of a recurring time.
@@ -93,7 +91,7 @@ func cronNext(spec string, t time.Time, in *time.Location) (time.Time, error) {
 		if wall = named.Next(wall); wall.IsZero() {
 			return wall, fmt.Errorf("cron: %.100q never comes", spec)
 		}
-		if at := jobs.LocalInstant(wall, in); at.After(t) {
+		if at := localInstant(wall, in); at.After(t) {
 			return at, nil
 		}
 	}
@@ -266,7 +264,7 @@ func (r *recurrence) next(t time.Time, in *time.Location) (time.Time, error) {
 			if day.Before(start) {
 				continue
 			}
-			if at := jobs.LocalInstant(day.Add(clock), in); at.After(t) {
+			if at := localInstant(day.Add(clock), in); at.After(t) {
 				return at, nil
 			}
 		}

@@ -2,6 +2,8 @@ package trigger
 
 import (
 	"time"
+
+	"github.com/pgautomate/pgautomate/internal/wallclock"
 )
 
 // Moments relative to now, and when a condition on them flips by the mere passing
@@ -118,19 +120,11 @@ func wall(micros int64, loc *time.Location) (day, clock int64) {
 // was set forward over it, more.
 func wallInstant(day, clock int64, loc *time.Location) int64 {
 	secs, rest := floorDiv(clock, secsMicros)
-	wall := time.Unix(day*86400+secs+epochSecs, 0).In(loc) // were the clock UTC's
-	for at := wall.Add(-48 * time.Hour); ; {
-		start, end := at.ZoneBounds()
-		_, offset := at.Zone()
-		first := wall.Add(-time.Duration(offset) * time.Second)
-		if !start.IsZero() && first.Before(start) {
-			first, rest = start, 0
-		}
-		if end.IsZero() || first.Before(end) {
-			return (first.Unix()-epochSecs)*secsMicros + rest
-		}
-		at = end
+	first, skipped := wallclock.First(time.Unix(day*86400+secs+epochSecs, 0).UTC(), loc)
+	if skipped {
+		rest = 0
 	}
+	return (first.Unix()-epochSecs)*secsMicros + rest
 }
 
 func addMonths(day, months int64) int64 {

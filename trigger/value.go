@@ -8,6 +8,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/pgautomate/pgautomate/internal/jsonscan"
+	"github.com/pgautomate/pgautomate/internal/wallclock"
 )
 
 // Values in the text forms that Postgres prints them in.
@@ -360,19 +361,8 @@ func daysFromCivil(y, m, d int64) int64 {
 // since 2000-01-01 UTC. Where the clock was set forward over midnight, the day
 // starts when it was; where midnight came twice, at the first.
 func dayStart(day int64, loc *time.Location) int64 {
-	wall := time.Unix(day*86400+epochSecs, 0).In(loc) // the day's midnight, were it UTC
-	for at := wall.Add(-48 * time.Hour); ; {
-		start, end := at.ZoneBounds()
-		_, offset := at.Zone()
-		first := wall.Add(-time.Duration(offset) * time.Second)
-		if !start.IsZero() && first.Before(start) {
-			first = start
-		}
-		if end.IsZero() || first.Before(end) {
-			return (first.Unix() - epochSecs) * secsMicros
-		}
-		at = end
-	}
+	first, _ := wallclock.First(time.Unix(day*86400+epochSecs, 0).UTC(), loc)
+	return (first.Unix() - epochSecs) * secsMicros
 }
 
 // dayAtOrAfter gives the first day that starts at or after the instant.
