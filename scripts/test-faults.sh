@@ -29,7 +29,9 @@ if [ -z "$failed" ]; then
 	grep -v '^=== ' "$out" | tail -300
 	exit 1
 fi
-grep -A 30 -e '--- FAIL: TestFaults/' "$out" | grep -v -e '^=== ' -e '--- \(PASS\|SKIP\)' | sed 's/--- FAIL/failed/; s/^/first go: /' | tail -200
+# What go test -v prints belongs to the test that it named last.
+FAILED="$failed" awk 'BEGIN { n = split(ENVIRON["FAILED"], f, "\n"); for (i = 1; i <= n; i++) of["TestFaults/" f[i]] = 1 }
+	/^=== / { now = $3; next } now in of && !/^ *--- / { print "first go: " now ": " $0 }' "$out" | tail -200
 pattern=$(printf '%s' "$failed" | sed 's/[][\.*^$()+?{}|]/\\&/g' | paste -sd '|')
 echo "once more, by themselves: $failed"
 code=0
