@@ -180,7 +180,7 @@ func TestPage(t *testing.T) {
 	t.Parallel()
 	report := func(value float64) *Report {
 		return &Report{Server: "Postgres", Figures: []Figure{{
-			Name: "rss", Unit: "MB", Value: value, ReferenceName: "nothing", Reference: 1, Ratio: value, Reach: 600, Conditions: "reach: MB at most 600; here",
+			Name: "rss", Unit: "MB", Value: value, ReferenceName: "nothing", Reference: 1, Ratio: value, Reach: 600, Conditions: "reach: MB at most 600; here, at least 1; there",
 			of: ofValue, most: true,
 		}}}
 	}
@@ -189,7 +189,7 @@ func TestPage(t *testing.T) {
 		t.Fatalf("%v: %s", err, page)
 	}
 	page, err = report(500).Page(page + "\nThe end.\n")
-	if err != nil || strings.Contains(page, "900") || !strings.Contains(page, "| ≤ 600 MB | yes |") || !strings.Contains(page, "- `rss`, beside nothing: here.") {
+	if err != nil || strings.Contains(page, "900") || !strings.Contains(page, "| ≤ 600 MB | yes |") || !strings.Contains(page, "- `rss`, beside nothing: here, at least 1; there.") {
 		t.Errorf("%v: %s", err, page)
 	}
 	if !strings.HasPrefix(page, "# Title\n\n<!--") || !strings.HasSuffix(page, "-->\n\nThe end.\n") {
@@ -197,6 +197,13 @@ func TestPage(t *testing.T) {
 	}
 	if _, err := report(1).Page(pageBegins); err == nil || !strings.Contains(err.Error(), "end of figures") {
 		t.Errorf("a page without an end: %v", err)
+	}
+	var raw bytes.Buffer
+	if err := report(500).WriteJSON(&raw); err != nil {
+		t.Fatal(err)
+	}
+	if read, err := ReadReport(&raw); err != nil || read.Figures[0] != report(500).Figures[0] {
+		t.Errorf("%v: read back as %+v", err, read)
 	}
 	for _, bad := range []string{"", "{", `{"figures":[{"name":"x"}]}`} {
 		if _, err := ReadReport(strings.NewReader(bad)); err == nil || !strings.Contains(err.Error(), "bench --json") {

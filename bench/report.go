@@ -80,7 +80,7 @@ func (r *Report) WriteJSON(w io.Writer) error {
 	return e.Encode(document{r.Figures, r.Server, r.Took.Seconds()})
 }
 
-var reachPattern = regexp.MustCompile(`^reach: (.+) at (least|most) [^;]+; `)
+var reachPattern = regexp.MustCompile(`^reach: (.+?) at (least|most) [^;]+; `)
 
 // ReadReport reads what WriteJSON wrote.
 func ReadReport(from io.Reader) (*Report, error) {
