@@ -35,7 +35,7 @@ race: ## run all tests with the race detector
 	@scripts/test.sh -race $(or $(ARGS),./...)
 
 .PHONY: bench
-bench: ## measure the engine beside references on a private Postgres, about 15 minutes; ARGS="--quick" takes 3
+bench: ## measure the engine beside references on a private Postgres, about 15 minutes; ARGS="--quick" takes 2
 	@scripts/ensure-postgres.sh
 	@$(MAKE) --no-print-directory -s build
 	@bin/pgautomate bench $(ARGS)

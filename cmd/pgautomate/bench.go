@@ -28,7 +28,7 @@ func (a *app) bench() *cobra.Command {
 same server, with the conditions below. It runs on a private Postgres of its own, which it starts in the folder for
 temporary files and removes at its end; --database-url is not used, nothing leaves the machine.
 
-Takes about 15 minutes, with --quick about 3, at smaller sizes. The figures: ` + strings.Join(bench.Names(), ", ") + `.`,
+Takes about 15 minutes, with --quick about 2, at smaller sizes. The figures: ` + strings.Join(bench.Names(), ", ") + `.`,
 		Args: exactly(0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			for _, name := range o.Only {
@@ -51,7 +51,7 @@ Takes about 15 minutes, with --quick about 3, at smaller sizes. The figures: ` +
 		},
 	}
 	f := c.Flags()
-	f.BoolVar(&o.Quick, "quick", false, "smaller sizes, about 3 minutes")
+	f.BoolVar(&o.Quick, "quick", false, "smaller sizes, about 2 minutes")
 	f.StringVar(&file, "json", "", "write the figures to a `file` as JSON, too")
 	f.StringVar(&page, "markdown", "", "put the figures into a `page` in Markdown, in place of those it has, such as docs/benchmarks.md")
 	f.StringVar(&from, "from", "", "measure nothing: take the figures that an earlier run wrote to a `file` with --json")
