@@ -90,6 +90,7 @@ type Matcher struct {
 
 	marker   *marker
 	set      *trigger.Set
+	query    trigger.Parsed // of put, used again
 	loaded   bool
 	verify   bool // the connection is new: is what is loaded still the checkpoint's?
 	position change.EndLSN
@@ -648,9 +649,8 @@ type definition struct {
 
 // put makes a definition live and shows on its row when it can't be.
 func (m *Matcher) put(d definition) {
-	var query trigger.Parsed
-	query.Parse(d.query)
-	m.putParsed(d, &query)
+	m.query.Parse(d.query)
+	m.putParsed(d, &m.query)
 }
 
 func (m *Matcher) putParsed(d definition, query *trigger.Parsed) {
