@@ -11,11 +11,12 @@ SELECT EXISTS (SELECT FROM pgautomate.due_signals) AS signals,
        EXISTS (SELECT FROM pgautomate.advance_later WHERE noted_at < clock_timestamp() - interval '1 second') AS stalled,
        EXISTS (SELECT FROM pgautomate.notifications_later WHERE noted_at < clock_timestamp() - interval '200 milliseconds') AS stalled_notifications;
 
--- Signals become lanes. Relies on due_signals' primary key.
+-- Signals become lanes. It doesn't wait for the disk: what the server forgets in a crash is still a signal. due_signals_pkey.
 -- name: MergeSignals :execrows
 WITH gone AS (
     DELETE FROM pgautomate.due_signals WHERE id = ANY (ARRAY(
-        SELECT s.id FROM pgautomate.due_signals s ORDER BY s.id LIMIT @most::bigint FOR UPDATE SKIP LOCKED))
+        SELECT s.id FROM pgautomate.due_signals s WHERE (SELECT set_config('synchronous_commit', 'off', true)) <> ''
+         ORDER BY s.id LIMIT @most::bigint FOR UPDATE SKIP LOCKED))
     RETURNING organization_id, action_type, perform_at
 )
 INSERT INTO pgautomate.lanes AS l (organization_id, action_type, next_at)
@@ -96,19 +97,24 @@ SELECT w.organization_id::text AS organization_id, w.action_type::text AS action
                      AND (y.organization_id = w.organization_id OR y.organization_id = '*' AND th.organization_id = '*')))
        ) f ON th.action_type IS NOT NULL;
 
--- The due-query: each lane's oldest due actions, as many as it may have.
+-- The due-query: each lane's oldest due actions, as many as it may have, and no more of a type than there is room for:
+-- lanes come in the order in which they are given.
 -- lead_stage_actions_due_idx; reads exactly what it claims.
 -- name: ClaimDue :many
 UPDATE pgautomate.work q SET status = 'queued', queued_at = now()
  WHERE q.status = 'pending' AND q.id = ANY (ARRAY(
        SELECT d.id
-         FROM (SELECT unnest(@organization_ids::text[]) AS organization_id, unnest(@action_types::text[]) AS action_type,
-                      unnest(@most::bigint[]) AS most) w
+         FROM (SELECT unnest(@types::text[]) AS action_type, unnest(@rooms::bigint[]) AS room) t
         CROSS JOIN LATERAL (
-              SELECT a.id FROM pgautomate.work a
-               WHERE a.organization_id = w.organization_id AND a.action_type = w.action_type
-                 AND a.status = 'pending' AND a.perform_at IS NOT NULL AND NOT a.paused AND a.perform_at <= now()
-               ORDER BY a.perform_at, a.id LIMIT w.most FOR UPDATE SKIP LOCKED) d))
+              SELECT l.id
+                FROM (SELECT unnest(@organization_ids::text[]) AS organization_id, unnest(@action_types::text[]) AS action_type,
+                             unnest(@most::bigint[]) AS most) w
+               CROSS JOIN LATERAL (
+                     SELECT a.id FROM pgautomate.work a
+                      WHERE a.organization_id = w.organization_id AND a.action_type = w.action_type
+                        AND a.status = 'pending' AND a.perform_at IS NOT NULL AND NOT a.paused AND a.perform_at <= now()
+                      ORDER BY a.perform_at, a.id LIMIT w.most FOR UPDATE SKIP LOCKED) l
+               WHERE w.action_type = t.action_type LIMIT t.room) d))
 RETURNING q.id, q.organization_id, q.action_type;
 
 -- Timers that have run out: no start, so no token, but they run. lead_stage_actions_timer_idx.
@@ -133,13 +139,17 @@ UPDATE pgautomate.work q
        attempt = q.attempt + CASE WHEN q.timer THEN 0 ELSE 1 END
  WHERE q.status = 'pending' AND q.id = ANY (ARRAY(
        SELECT d.id
-         FROM (SELECT unnest(@organization_ids::text[]) AS organization_id, unnest(@action_types::text[]) AS action_type,
-                      unnest(@most::bigint[]) AS most) w
+         FROM (SELECT unnest(@types::text[]) AS action_type, unnest(@rooms::bigint[]) AS room) t
         CROSS JOIN LATERAL (
-              SELECT a.id FROM pgautomate.work a
-               WHERE a.organization_id = w.organization_id AND a.action_type = w.action_type
-                 AND a.status = 'pending' AND a.perform_at IS NOT NULL AND NOT a.paused AND a.perform_at <= now()
-               ORDER BY a.perform_at, a.id LIMIT w.most FOR UPDATE SKIP LOCKED) d))
+              SELECT l.id
+                FROM (SELECT unnest(@organization_ids::text[]) AS organization_id, unnest(@action_types::text[]) AS action_type,
+                             unnest(@most::bigint[]) AS most) w
+               CROSS JOIN LATERAL (
+                     SELECT a.id FROM pgautomate.work a
+                      WHERE a.organization_id = w.organization_id AND a.action_type = w.action_type
+                        AND a.status = 'pending' AND a.perform_at IS NOT NULL AND NOT a.paused AND a.perform_at <= now()
+                      ORDER BY a.perform_at, a.id LIMIT w.most FOR UPDATE SKIP LOCKED) l
+               WHERE w.action_type = t.action_type LIMIT t.room) d))
 RETURNING q.id, q.organization_id, q.lead_id, q.lead_stage_id, q.sequence_number, q.action_type, q.params, q.attempt,
           q.max_attempts, q.perform_at, q.result, q.object_type, q.firing_id, q.firing_at, q.cause, q.depth, q.fence,
           q.timer, q.waiting_since, q.asks_goal, q.waits_from,

@@ -83,57 +83,81 @@ func earlier(a, b time.Time) time.Time {
 	return a
 }
 
-// grain is how many actions a lane is to get in its turn, when many lanes are due: fewer lanes cost less. It follows
-// what lanes have, so that room isn't left; and how fast claims come, so that nobody waits longer for his turn:
-// turnsPerSecond lanes have theirs within a second, as long as there is room for that at all.
-type grain int
-
-const (
-	mostGrain      = 16
-	turnsPerSecond = 250
-)
-
-// pace is the grain of a type, and what it comes from.
+// pace is how a type's room is shared when many lanes are due: how many actions a lane gets in its turn, and how many lanes
+// a claim takes. Long turns cost less, for each claim is of fewer lanes. They follow how fast claims come, so that nobody
+// waits longer for his: turnsPerSecond lanes have theirs within a second, as long as there is room for that at all.
 type pace struct {
-	grain
+	turn  int     // actions of a lane of weight 1; 0 is 1
+	yield float64 // that a lane gave lately; 0: not known yet
 
 	since   time.Time // claimed counts from then on
 	claimed int
-	most    grain // that turnsPerSecond allows
 }
 
-// paceOver is how long claims are counted for a pace.
-const paceOver = 50 * time.Millisecond
+const (
+	longestTurn    = 16
+	turnsPerSecond = 250
+	// paceOver is how long claims are counted for the length of a turn.
+	paceOver = 50 * time.Millisecond
+	// yieldOver is how many claims it takes for lanes' yield to be known anew, about.
+	yieldOver = 4
+)
 
-// follow learns from a claim.
-func (p *pace) follow(now time.Time, room, most, lanes, claimed int) {
+// lanes is how many lanes a claim locks for so much room: rather a few more than it takes, for those keep their places.
+func (p *pace) lanes(room int) int {
+	if p == nil || p.yield <= 1 {
+		return room
+	}
+	return min(room, int(float64(room)/p.yield*1.2)+1)
+}
+
+// turnOf is how many actions a lane gets in its turn.
+func (p *pace) turnOf(t taker) int {
+	own := t.weight
+	if p != nil {
+		own *= max(1, p.turn)
+	}
+	if t.credit > 0 {
+		own = t.credit
+	}
+	return min(own, t.want)
+}
+
+// follow learns from a claim that got so many actions of so many lanes.
+func (p *pace) follow(now time.Time, lanes, claimed int) {
+	if lanes > 0 {
+		if yield := float64(claimed) / float64(lanes); p.yield == 0 {
+			p.yield = yield
+		} else {
+			p.yield += (yield - p.yield) / yieldOver
+		}
+	}
 	p.claimed += claimed
 	if took := now.Sub(p.since); took >= paceOver {
-		p.most = min(grain(float64(p.claimed)/took.Seconds()/turnsPerSecond), mostGrain)
+		p.turn = min(int(float64(p.claimed)/took.Seconds()/turnsPerSecond), longestTurn)
 		p.since, p.claimed = now, 0
 	}
-	p.grain = max(1, min(p.grain.follow(room, most, lanes, claimed), p.most))
 }
 
-// lanes is how many lanes a claim locks for so much room.
-func (g grain) lanes(room int) int {
-	n := g.turn()
-	return (room + n - 1) / n
-}
-
-// turn is how many actions a lane of weight 1 gets in its turn.
-func (g grain) turn() int { return int(max(g, 1)) }
-
-// follow adapts to a claim that took so many lanes, of so many at most, and filled so much of the room.
-func (g grain) follow(room, most, lanes, claimed int) grain {
-	g = max(g, 1)
-	switch {
-	case claimed*4 >= room*3 && lanes > 1:
-		return min(g*2, mostGrain)
-	case lanes >= most && claimed*4 < room*3:
-		return max(g/2, 1)
+// cut says who waits, and with what is left of his turn, when the room came to its end before the line did: got is what
+// each has of its own turn.
+func cut(own, got []int, room int) (credits []int, waits []bool) {
+	credits, waits = make([]int, len(own)), make([]bool, len(own))
+	last := -1
+	for i, n := range got {
+		if room -= n; n > 0 {
+			last = i
+		}
 	}
-	return g
+	if room > 0 {
+		return credits, waits
+	}
+	for i := max(last, 0); i < len(own); i++ {
+		if left := own[i] - got[i]; left > 0 {
+			credits[i], waits[i] = left, true
+		}
+	}
+	return credits, waits
 }
 
 // claim takes what is due and has room, once: for this process's own workers when here is set, which start at once; else
@@ -143,8 +167,8 @@ func (s *Scheduler) claim(ctx context.Context, room map[string]int, known []stri
 	var most []int64
 	for t, n := range room {
 		if n > 0 {
-			// Never more lanes than there is room for: each gets something, none loses its place.
-			types, most = append(types, t), append(most, int64(min(s.grain(t).lanes(n), s.LanesPerClaim)))
+			// Who gets nothing keeps his place.
+			types, most = append(types, t), append(most, int64(s.lanesFor(t, n)))
 		}
 	}
 	if len(types) == 0 && !unknown {
@@ -275,6 +299,7 @@ type claiming struct {
 	here  bool
 
 	waits     map[laneKey]bool  // lanes for whose turn there was no room
+	got       map[laneKey]int   // of what was due
 	starts    map[budgetKey]int // taken of each budget
 	timers    map[budgetKey]int
 	moved     int // lanes that are looked at later
@@ -284,10 +309,12 @@ type claiming struct {
 	started   []dbq.StartActionsRow
 }
 
-// picks are lanes, and how many actions of each are to be taken.
+// picks are lanes, and how many actions of each are to be taken, and of each type.
 type picks struct {
 	organizations, actionTypes []string
 	most                       []int64
+	types                      []string
+	rooms                      []int64
 }
 
 func (p *picks) add(k laneKey, n int) {
@@ -305,7 +332,7 @@ func (c *claiming) roomFor(actionType string) int {
 // take shares the room of each type among its lanes, in the order of keys, and claims.
 func (c *claiming) take(ctx context.Context, keys []laneKey) error {
 	c.claimedOf = map[string]int{}
-	c.waits, c.starts, c.timers = map[laneKey]bool{}, map[budgetKey]int{}, map[budgetKey]int{}
+	c.waits, c.got, c.starts, c.timers = map[laneKey]bool{}, map[laneKey]int{}, map[budgetKey]int{}, map[budgetKey]int{}
 	taken := map[budgetKey]int{}
 	resumed := map[string]int{}  // timers of each type
 	line := map[string][]taker{} // of each type
@@ -332,6 +359,7 @@ func (c *claiming) take(ctx context.Context, keys []laneKey) error {
 			}
 		}
 		if !l.due() {
+			delete(c.s.credits, k)
 			continue
 		}
 		want := Unlimited
@@ -351,6 +379,8 @@ func (c *claiming) take(ctx context.Context, keys []laneKey) error {
 	if err := c.takeTimers(ctx, timers); err != nil {
 		return err
 	}
+	turns := map[string][]int{} // of each type that is crowded
+	room := map[string]int{}
 	for actionType, takers := range line {
 		left := c.roomFor(actionType)
 		if c.here {
@@ -360,23 +390,49 @@ func (c *claiming) take(ctx context.Context, keys []laneKey) error {
 				}
 			}
 		}
-		turn := 0
+		room[actionType] = max(left, 0)
+		due.types, due.rooms = append(due.types, actionType), append(due.rooms, int64(room[actionType]))
 		if c.crowded(actionType, keys) {
-			turn = c.s.grain(actionType).turn()
+			// Each has his turn, as far as the room goes.
+			own := make([]int, len(takers))
+			for i, t := range takers {
+				own[i] = c.s.paces[actionType].turnOf(t)
+				due.add(placed[actionType][i].laneKey, own[i])
+			}
+			turns[actionType] = own
+			continue
 		}
-		takes, credits, wait := deal(left, takers, turn, rand.IntN)
+		takes, credits, wait := deal(left, takers, rand.IntN)
 		for i, l := range placed[actionType] {
 			if takes[i] > 0 {
 				due.add(l.laneKey, takes[i])
 			}
-			delete(c.s.credits, l.laneKey)
-			if wait[i] {
-				c.waits[l.laneKey] = true
-				c.s.credits[l.laneKey] = credits[i]
-			}
+			c.keepPlace(l.laneKey, wait[i], credits[i])
 		}
 	}
-	return c.takeDue(ctx, due)
+	if err := c.takeDue(ctx, due); err != nil {
+		return err
+	}
+	for actionType, own := range turns {
+		got := make([]int, len(own))
+		for i, l := range placed[actionType] {
+			got[i] = c.got[l.laneKey]
+		}
+		credits, wait := cut(own, got, room[actionType])
+		for i, l := range placed[actionType] {
+			c.keepPlace(l.laneKey, wait[i], credits[i])
+		}
+	}
+	return nil
+}
+
+// keepPlace leaves a lane where it is when it waits, with what is left of its turn.
+func (c *claiming) keepPlace(k laneKey, waits bool, credit int) {
+	delete(c.s.credits, k)
+	if waits {
+		c.waits[k] = true
+		c.s.credits[k] = credit
+	}
 }
 
 // crowded says whether more lanes of a type may be due than the claim has locked.
@@ -387,25 +443,24 @@ func (c *claiming) crowded(actionType string, keys []laneKey) bool {
 			locked++
 		}
 	}
-	return locked >= min(c.s.grain(actionType).lanes(c.roomFor(actionType)), c.s.LanesPerClaim)
+	return locked >= c.s.lanesFor(actionType, c.roomFor(actionType))
 }
 
-func (s *Scheduler) grain(actionType string) grain {
-	if p := s.paces[actionType]; p != nil {
-		return p.grain
-	}
-	return 1
+// lanesFor is how many lanes of a type a claim locks for so much room.
+func (s *Scheduler) lanesFor(actionType string, room int) int {
+	return min(s.paces[actionType].lanes(room), s.LanesPerClaim)
 }
 
 // keepPace learns from a claim how much lanes of each type have.
 func (c *claiming) keepPace(keys []laneKey) {
-	locked := map[string]int{}
+	served := map[string]int{}
 	for _, k := range keys {
-		locked[k.actionType]++
+		if !c.waits[k] {
+			served[k.actionType]++
+		}
 	}
-	for actionType, lanes := range locked {
-		room, known := c.room[actionType]
-		if !known {
+	for actionType, lanes := range served {
+		if _, known := c.room[actionType]; !known {
 			continue
 		}
 		p := c.s.paces[actionType]
@@ -413,7 +468,7 @@ func (c *claiming) keepPace(keys []laneKey) {
 			p = &pace{since: time.Now()}
 			c.s.paces[actionType] = p
 		}
-		p.follow(time.Now(), room, min(p.lanes(room), c.s.LanesPerClaim), lanes, c.claimedOf[actionType])
+		p.follow(time.Now(), lanes, c.claimedOf[actionType])
 	}
 }
 
@@ -450,7 +505,7 @@ func (c *claiming) takeDue(ctx context.Context, p picks) error {
 	}
 	if c.here {
 		rows, err := c.q.StartDue(ctx, dbq.StartDueParams{
-			OrganizationIds: p.organizations, ActionTypes: p.actionTypes, Most: p.most, WorkerID: c.s.Lifecycle.worker,
+			OrganizationIds: p.organizations, ActionTypes: p.actionTypes, Most: p.most, Types: p.types, Rooms: p.rooms, WorkerID: c.s.Lifecycle.worker,
 		})
 		if err != nil {
 			return fmt.Errorf("claim: %w", err)
@@ -458,14 +513,18 @@ func (c *claiming) takeDue(ctx context.Context, p picks) error {
 		started := make([]dbq.StartActionsRow, len(rows))
 		for i, r := range rows {
 			started[i] = dbq.StartActionsRow(r)
+			c.got[laneKey{r.OrganizationID, r.ActionType}]++
 		}
 		return c.start(ctx, started, c.starts)
 	}
-	rows, err := c.q.ClaimDue(ctx, dbq.ClaimDueParams{OrganizationIds: p.organizations, ActionTypes: p.actionTypes, Most: p.most})
+	rows, err := c.q.ClaimDue(ctx, dbq.ClaimDueParams{
+		OrganizationIds: p.organizations, ActionTypes: p.actionTypes, Most: p.most, Types: p.types, Rooms: p.rooms,
+	})
 	if err != nil {
 		return fmt.Errorf("claim: %w", err)
 	}
 	for _, r := range rows {
+		c.got[laneKey{r.OrganizationID, r.ActionType}]++
 		c.queue(r.ID, laneKey{r.OrganizationID, r.ActionType}, c.starts)
 	}
 	return nil

@@ -92,10 +92,10 @@ type taker struct {
 // everybody's turn, who is cut short keeps his place with what is left of his turn as
 // credit, and those behind him keep theirs. So whatever the room of a single claim,
 // over time each gets in proportion to its weight what it wants and there is.
-// Where others may stand in line behind those that are given, turn says how many times the
-// weight a turn is, so that whoever comes to have a claim for itself doesn't get more for
-// it; else it is 0. random gives a number from 0 to n-1.
-func deal(room int, line []taker, turn int, random func(n int) int) (takes, credits []int, waits []bool) {
+// It is for when these are all. Where others may stand behind them, each gets a turn (see
+// pace), so that whoever comes to have a claim for itself doesn't get more for it.
+// random gives a number from 0 to n-1.
+func deal(room int, line []taker, random func(n int) int) (takes, credits []int, waits []bool) {
 	takes, credits, waits = make([]int, len(line)), make([]int, len(line)), make([]bool, len(line))
 	weights := 0
 	for _, t := range line {
@@ -107,10 +107,6 @@ func deal(room int, line []taker, turn int, random func(n int) int) (takes, cred
 		return takes, credits, waits
 	}
 	rounds := max(1, room/weights)
-	crowded := turn > 0
-	if crowded {
-		rounds = turn
-	}
 	for i, t := range line {
 		own := t.weight * rounds
 		if t.credit > 0 {
@@ -123,7 +119,7 @@ func deal(room int, line []taker, turn int, random func(n int) int) (takes, cred
 			credits[i], waits[i] = own-takes[i], true
 		}
 	}
-	for ; room > 0 && !crowded; room-- { // else the next claim, at once, gives it to those behind
+	for ; room > 0; room-- {
 		weights = 0
 		for i, t := range line {
 			if takes[i] < t.want {

@@ -178,7 +178,7 @@ func TestDeal(t *testing.T) {
 				want: rapid.SampledFrom([]int{1, 3, 50, Unlimited}).Draw(t, "want"),
 			}
 		}), 0, 300).Draw(t, "line")
-		takes, credits, waits := deal(room, line, 0, func(n int) int { return rapid.IntRange(0, n-1).Draw(t, "lot") })
+		takes, credits, waits := deal(room, line, func(n int) int { return rapid.IntRange(0, n-1).Draw(t, "lot") })
 		given, wanted, weights, cut := 0, false, 0, false
 		for i, n := range takes {
 			given += n
@@ -232,17 +232,23 @@ func TestDealIsFair(t *testing.T) {
 			const wanted = 100_000
 			for given := 0; given < wanted; {
 				// A claim takes at most as many lanes as it has room for, as LockLanes does.
-				most := grain(mostGrain).lanes(room)
+				p := &pace{turn: longestTurn, yield: longestTurn}
+				most := p.lanes(room)
 				head := line[:min(most, len(line))]
 				var takers []taker
 				for _, who := range head {
 					takers = append(takers, taker{weights[who], credit[who], Unlimited})
 				}
-				turn := 0
-				if len(head) == most {
-					turn = mostGrain
+				takes, credits, waits := deal(room, takers, rnd.IntN)
+				if len(head) == most { // others may be due
+					own, left := make([]int, len(takers)), room
+					for i, t := range takers {
+						own[i] = p.turnOf(t)
+						takes[i] = min(own[i], left)
+						left -= takes[i]
+					}
+					credits, waits = cut(own, takes, room)
 				}
-				takes, credits, waits := deal(room, takers, turn, rnd.IntN)
 				var stay, served []int
 				for i, who := range head {
 					got[who] += takes[i]
@@ -316,27 +322,53 @@ func TestNextAt(t *testing.T) {
 	}
 }
 
-// A claim takes few lanes as long as each of them has enough, and as many as it has room for when they have little.
-func TestGrain(t *testing.T) {
+// TestYield: a claim takes as many lanes as it needs to fill its room, and few more, whatever they have.
+func TestYield(t *testing.T) {
 	t.Parallel()
-	for _, c := range []struct{ due, want int }{{1, 1}, {2, 2}, {3, 4}, {4, 4}, {8, 8}, {100, mostGrain}} {
-		var g grain
-		const room = 200
-		for range 10 {
-			most := g.lanes(room)
-			if most > room {
-				t.Fatalf("%d lanes for room for %d", most, room)
-			}
-			claimed := min(most*c.due, room) // lanes enough, each with so many due
-			g = g.follow(room, most, most, claimed)
+	const room = 200
+	for _, due := range []int{1, 2, 3, 8, 100} {
+		now := time.Date(2028, 3, 1, 12, 0, 0, 0, time.UTC)
+		p := pace{turn: longestTurn, since: now}
+		lanes := 0
+		for range 20 {
+			lanes = p.lanes(room)
+			gives := min(due, p.turn)
+			claimed := min(lanes*gives, room)
+			p.follow(now, (claimed+gives-1)/gives, claimed)
 		}
-		// It may go to and fro between two; the lower one fills the room.
-		if low := min(g, g.follow(room, g.lanes(room), g.lanes(room), min(g.lanes(room)*c.due, room))); int(low) > c.want {
-			t.Errorf("%d due in each: %d in a turn, want at most %d", c.due, low, c.want)
+		if gives := min(due, longestTurn); lanes*gives < room || lanes*gives > room*5/4+2*gives {
+			t.Errorf("%d due in each: %d lanes for room for %d", due, lanes, room)
 		}
 	}
-	if g := grain(4).follow(200, 50, 3, 9); g != 4 {
-		t.Errorf("few lanes are due: %d", g)
+	var unknown *pace
+	if n := unknown.lanes(room); n != room {
+		t.Errorf("%d lanes when nothing is known", n)
+	}
+	if n := (&pace{yield: 0.01}).lanes(room); n != room {
+		t.Errorf("%d lanes when they give nothing", n)
+	}
+}
+
+// TestCut: who is behind when the room has come to its end keeps his turn, and whoever it was cut short for what is left.
+func TestCut(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		own, got, credits []int
+		room              int
+	}{
+		"room for all":           {[]int{4, 4, 4}, []int{4, 1, 0}, []int{0, 0, 0}, 6},
+		"just":                   {[]int{4, 4}, []int{4, 4}, []int{0, 0}, 8},
+		"cut short":              {[]int{4, 4, 4}, []int{4, 2, 0}, []int{0, 2, 4}, 6},
+		"cut between":            {[]int{4, 4, 4}, []int{4, 4, 0}, []int{0, 0, 4}, 8},
+		"less than its turn":     {[]int{4, 4, 4}, []int{2, 4, 0}, []int{0, 0, 4}, 6},
+		"nothing is left at all": {[]int{4, 4}, []int{0, 0}, []int{4, 4}, 0},
+	} {
+		credits, waits := cut(c.own, c.got, c.room)
+		for i := range c.own {
+			if credits[i] != c.credits[i] || waits[i] != (c.credits[i] > 0) {
+				t.Errorf("%s: %v, %v, want %v", name, credits, waits, c.credits)
+			}
+		}
 	}
 }
 
@@ -345,21 +377,20 @@ func TestPace(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {
 		perSecond int
-		want      grain
-	}{{10, 1}, {300, 1}, {1000, 4}, {4000, 16}, {20_000, mostGrain}} {
+		want      int
+	}{{10, 0}, {300, 1}, {1000, 4}, {4000, 16}, {20_000, longestTurn}} {
 		now := time.Date(2028, 3, 1, 12, 0, 0, 0, time.UTC)
 		p := pace{since: now}
 		for range 200 {
 			now = now.Add(10 * time.Millisecond)
 			claimed := max(1, c.perSecond/100)
-			room := claimed // it is filled
 			if c.perSecond < 100 {
 				now = now.Add(time.Second/time.Duration(c.perSecond) - 10*time.Millisecond)
 			}
-			p.follow(now, room, 1000, 1000, claimed)
+			p.follow(now, 1000, claimed)
 		}
-		if p.grain != c.want {
-			t.Errorf("%d a second: %d in a turn, want %d", c.perSecond, p.grain, c.want)
+		if p.turn != c.want {
+			t.Errorf("%d a second: %d in a turn, want %d", c.perSecond, p.turn, c.want)
 		}
 	}
 }

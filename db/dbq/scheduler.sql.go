@@ -126,17 +126,23 @@ const claimDue = `-- name: ClaimDue :many
 UPDATE pgautomate.work q SET status = 'queued', queued_at = now()
  WHERE q.status = 'pending' AND q.id = ANY (ARRAY(
        SELECT d.id
-         FROM (SELECT unnest($1::text[]) AS organization_id, unnest($2::text[]) AS action_type,
-                      unnest($3::bigint[]) AS most) w
+         FROM (SELECT unnest($1::text[]) AS action_type, unnest($2::bigint[]) AS room) t
         CROSS JOIN LATERAL (
-              SELECT a.id FROM pgautomate.work a
-               WHERE a.organization_id = w.organization_id AND a.action_type = w.action_type
-                 AND a.status = 'pending' AND a.perform_at IS NOT NULL AND NOT a.paused AND a.perform_at <= now()
-               ORDER BY a.perform_at, a.id LIMIT w.most FOR UPDATE SKIP LOCKED) d))
+              SELECT l.id
+                FROM (SELECT unnest($3::text[]) AS organization_id, unnest($4::text[]) AS action_type,
+                             unnest($5::bigint[]) AS most) w
+               CROSS JOIN LATERAL (
+                     SELECT a.id FROM pgautomate.work a
+                      WHERE a.organization_id = w.organization_id AND a.action_type = w.action_type
+                        AND a.status = 'pending' AND a.perform_at IS NOT NULL AND NOT a.paused AND a.perform_at <= now()
+                      ORDER BY a.perform_at, a.id LIMIT w.most FOR UPDATE SKIP LOCKED) l
+               WHERE w.action_type = t.action_type LIMIT t.room) d))
 RETURNING q.id, q.organization_id, q.action_type
 `
 
 type ClaimDueParams struct {
+	Types           []string
+	Rooms           []int64
 	OrganizationIds []string
 	ActionTypes     []string
 	Most            []int64
@@ -148,10 +154,17 @@ type ClaimDueRow struct {
 	ActionType     string
 }
 
-// The due-query: each lane's oldest due actions, as many as it may have.
+// The due-query: each lane's oldest due actions, as many as it may have, and no more of a type than there is room for:
+// lanes come in the order in which they are given.
 // lead_stage_actions_due_idx; reads exactly what it claims.
 func (q *Queries) ClaimDue(ctx context.Context, arg ClaimDueParams) ([]ClaimDueRow, error) {
-	rows, err := q.db.Query(ctx, claimDue, arg.OrganizationIds, arg.ActionTypes, arg.Most)
+	rows, err := q.db.Query(ctx, claimDue,
+		arg.Types,
+		arg.Rooms,
+		arg.OrganizationIds,
+		arg.ActionTypes,
+		arg.Most,
+	)
 	if err != nil {
 		return nil, err
 	}
@@ -1065,7 +1078,8 @@ func (q *Queries) LostForGood(ctx context.Context, deadAfterSeconds float64) ([]
 const mergeSignals = `-- name: MergeSignals :execrows
 WITH gone AS (
     DELETE FROM pgautomate.due_signals WHERE id = ANY (ARRAY(
-        SELECT s.id FROM pgautomate.due_signals s ORDER BY s.id LIMIT $1::bigint FOR UPDATE SKIP LOCKED))
+        SELECT s.id FROM pgautomate.due_signals s WHERE (SELECT set_config('synchronous_commit', 'off', true)) <> ''
+         ORDER BY s.id LIMIT $1::bigint FOR UPDATE SKIP LOCKED))
     RETURNING organization_id, action_type, perform_at
 )
 INSERT INTO pgautomate.lanes AS l (organization_id, action_type, next_at)
@@ -1073,7 +1087,7 @@ SELECT organization_id, action_type, min(perform_at) FROM gone GROUP BY 1, 2 ORD
 ON CONFLICT (organization_id, action_type) DO UPDATE SET next_at = least(l.next_at, excluded.next_at)
 `
 
-// Signals become lanes. Relies on due_signals' primary key.
+// Signals become lanes. It doesn't wait for the disk: what the server forgets in a crash is still a signal. due_signals_pkey.
 func (q *Queries) MergeSignals(ctx context.Context, most int64) (int64, error) {
 	result, err := q.db.Exec(ctx, mergeSignals, most)
 	if err != nil {
@@ -1435,13 +1449,17 @@ UPDATE pgautomate.work q
        attempt = q.attempt + CASE WHEN q.timer THEN 0 ELSE 1 END
  WHERE q.status = 'pending' AND q.id = ANY (ARRAY(
        SELECT d.id
-         FROM (SELECT unnest($2::text[]) AS organization_id, unnest($3::text[]) AS action_type,
-                      unnest($4::bigint[]) AS most) w
+         FROM (SELECT unnest($2::text[]) AS action_type, unnest($3::bigint[]) AS room) t
         CROSS JOIN LATERAL (
-              SELECT a.id FROM pgautomate.work a
-               WHERE a.organization_id = w.organization_id AND a.action_type = w.action_type
-                 AND a.status = 'pending' AND a.perform_at IS NOT NULL AND NOT a.paused AND a.perform_at <= now()
-               ORDER BY a.perform_at, a.id LIMIT w.most FOR UPDATE SKIP LOCKED) d))
+              SELECT l.id
+                FROM (SELECT unnest($4::text[]) AS organization_id, unnest($5::text[]) AS action_type,
+                             unnest($6::bigint[]) AS most) w
+               CROSS JOIN LATERAL (
+                     SELECT a.id FROM pgautomate.work a
+                      WHERE a.organization_id = w.organization_id AND a.action_type = w.action_type
+                        AND a.status = 'pending' AND a.perform_at IS NOT NULL AND NOT a.paused AND a.perform_at <= now()
+                      ORDER BY a.perform_at, a.id LIMIT w.most FOR UPDATE SKIP LOCKED) l
+               WHERE w.action_type = t.action_type LIMIT t.room) d))
 RETURNING q.id, q.organization_id, q.lead_id, q.lead_stage_id, q.sequence_number, q.action_type, q.params, q.attempt,
           q.max_attempts, q.perform_at, q.result, q.object_type, q.firing_id, q.firing_at, q.cause, q.depth, q.fence,
           q.timer, q.waiting_since, q.asks_goal, q.waits_from,
@@ -1452,6 +1470,8 @@ RETURNING q.id, q.organization_id, q.lead_id, q.lead_stage_id, q.sequence_number
 
 type StartDueParams struct {
 	WorkerID        int64
+	Types           []string
+	Rooms           []int64
 	OrganizationIds []string
 	ActionTypes     []string
 	Most            []int64
@@ -1488,6 +1508,8 @@ type StartDueRow struct {
 func (q *Queries) StartDue(ctx context.Context, arg StartDueParams) ([]StartDueRow, error) {
 	rows, err := q.db.Query(ctx, startDue,
 		arg.WorkerID,
+		arg.Types,
+		arg.Rooms,
 		arg.OrganizationIds,
 		arg.ActionTypes,
 		arg.Most,
