@@ -67,12 +67,13 @@ func (b *Batcher[In, Out]) loop() {
 		case <-b.stopped:
 			return
 		}
-		// Who is about to ask, too, is let ahead: mostly many begin at one time, and the first
-		// would be answered alone.
+		// Who is about to ask, too, is let ahead, as long as there are any: mostly many begin at one time, and the
+		// first would be answered alone.
 		for yielded := false; len(batch) < b.most; {
 			select {
 			case r := <-b.requests:
 				batch = append(batch, r)
+				yielded = false
 				continue
 			default:
 			}
