@@ -15,7 +15,6 @@ package jobs
 
 import (
 	"bytes"
-	"container/list"
 	"context"
 	"encoding/json"
 	"errors"
@@ -28,7 +27,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/osteele/liquid/expressions"
@@ -156,7 +154,7 @@ var (
 	notPaths        = []string{"true", "false", "nil", "empty", "blank"}
 	engine, filterN = newEngine()
 	utcFilters      = withFilters(time.UTC)
-	parsed          = &templateCache{entries: map[string]*list.Element{}}
+	parsed          = newCache[*compiled](maxCacheBytes)
 )
 
 // newEngine builds the grammar. The names of all filters come with it, so that an
@@ -230,7 +228,7 @@ func addFilters(to filters.FilterDictionary, loc *time.Location) {
 
 // compileTemplate parses a template, or finds it parsed.
 func compileTemplate(source string) (*compiled, error) {
-	if t := parsed.get(source); t != nil {
+	if t, ok := parsed.get(source); ok {
 		return t, nil
 	}
 	t, err := parseTemplate(source)
@@ -659,50 +657,6 @@ func plain(v any) any {
 		return decoded
 	}
 	return fmt.Sprint(v)
-}
-
-// templateCache keeps parsed templates, the most recently used ones, up to
-// maxCacheBytes of source.
-type templateCache struct {
-	mu      sync.Mutex
-	entries map[string]*list.Element
-	order   list.List // front: used last
-	bytes   int
-}
-
-type cachedTemplate struct {
-	source string
-	tmpl   *compiled
-}
-
-// overhead of a parsed template beside its source, roughly
-const templateOverhead = 512
-
-func (c *templateCache) get(source string) *compiled {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	e, ok := c.entries[source]
-	if !ok {
-		return nil
-	}
-	c.order.MoveToFront(e)
-	return e.Value.(*cachedTemplate).tmpl //nolint:forcetypeassert // the list holds nothing else
-}
-
-func (c *templateCache) put(source string, t *compiled) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if _, there := c.entries[source]; there {
-		return
-	}
-	c.entries[source] = c.order.PushFront(&cachedTemplate{source, t})
-	c.bytes += len(source) + templateOverhead
-	for c.bytes > maxCacheBytes {
-		last := c.order.Back()
-		old := c.order.Remove(last).(*cachedTemplate) //nolint:forcetypeassert // as above
-		delete(c.entries, old.source)
-		c.bytes -= len(old.source) + templateOverhead
-	}
 }
 
 // liquidError says the library's errors shortly and on one line.

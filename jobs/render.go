@@ -44,7 +44,7 @@ func Render(ctx context.Context, params json.RawMessage, vars *Vars, opts ...Ren
 	for _, opt := range opts {
 		opt(&o)
 	}
-	m, err := decodeParams(params)
+	m, err := knownParams(params)
 	if err != nil {
 		return nil, Permanent(err)
 	}
@@ -74,6 +74,29 @@ func Render(ctx context.Context, params json.RawMessage, vars *Vars, opts ...Ren
 		}
 	}
 	return out, nil
+}
+
+// mostKnown is how long parameters may be to be kept, in bytes; maxKnownBytes how much is kept of all.
+const (
+	mostKnown     = 16 << 10
+	maxKnownBytes = 1 << 20
+)
+
+var known = newCache[map[string]any](maxKnownBytes)
+
+// knownParams decodes parameters, or finds them decoded. Nobody may change what it gives.
+func knownParams(params json.RawMessage) (map[string]any, error) {
+	if len(params) > mostKnown {
+		return decodeParams(params)
+	}
+	if m, ok := known.get(string(params)); ok {
+		return m, nil
+	}
+	m, err := decodeParams(params)
+	if err == nil {
+		known.put(string(params), m)
+	}
+	return m, err
 }
 
 // renderError says what an error of rendering means. Slowness may be the machine's, or that of a process that was frozen

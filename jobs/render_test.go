@@ -1,7 +1,6 @@
 package jobs
 
 import (
-	"container/list"
 	"context"
 	"encoding/json"
 	"errors"
@@ -341,7 +340,7 @@ func TestRenderNeverInjects(t *testing.T) {
 
 func TestTemplateCacheIsBounded(t *testing.T) {
 	t.Parallel()
-	c := &templateCache{entries: map[string]*list.Element{}}
+	c := newCache[*compiled](maxCacheBytes)
 	source := strings.Repeat("x", 100<<10)
 	for i := range 400 {
 		c.put(fmt.Sprint(i, source), &compiled{})
@@ -349,7 +348,32 @@ func TestTemplateCacheIsBounded(t *testing.T) {
 	if c.bytes > maxCacheBytes || len(c.entries) != c.order.Len() || len(c.entries) == 0 {
 		t.Errorf("%d bytes in %d entries", c.bytes, len(c.entries))
 	}
-	if c.get(fmt.Sprint(399, source)) == nil || c.get(fmt.Sprint(0, source)) != nil {
+	_, newest := c.get(fmt.Sprint(399, source))
+	_, oldest := c.get(fmt.Sprint(0, source))
+	if !newest || oldest {
 		t.Error("the newest must be kept, the oldest go")
+	}
+}
+
+// TestRenderSharesNothing: parameters are decoded once for all who have the same, and what one makes of them the next
+// doesn't see.
+func TestRenderSharesNothing(t *testing.T) {
+	t.Parallel()
+	params := json.RawMessage(`{"a": {"b": ["x", {"c": "{{ lead.name }}"}]}, "n": 1.50}`)
+	for _, name := range []string{"Ann", "Bob"} {
+		vars := NewVars()
+		vars.Set("lead", map[string]any{"name": name})
+		got, err := Render(t.Context(), params, vars)
+		if err != nil {
+			t.Fatal(err)
+		}
+		raw, err := json.Marshal(got)
+		if err != nil || string(raw) != `{"a":{"b":["x",{"c":"`+name+`"}]},"n":1.50}` {
+			t.Errorf("%s, %v", raw, err)
+		}
+		got["n"] = 2
+		a := got["a"].(map[string]any) //nolint:forcetypeassert // as above
+		a["b"].([]any)[0] = "y"        //nolint:forcetypeassert // as above
+		a["d"] = true
 	}
 }
