@@ -381,6 +381,9 @@ func (b *batch) runs(ctx context.Context, ch *change.Change, gone *goneIDs) erro
 
 // definitions takes over triggers that the commit wrote.
 func (b *batch) definitions(ctx context.Context, c *change.Commit, changes []*change.Change) error {
+	if err := b.see(ctx, c.XID); err != nil {
+		return err
+	}
 	// The tables as they are now, for the verdict that the author reads.
 	if err := b.Catalog.Reload(ctx); err != nil {
 		return err

@@ -111,6 +111,7 @@ type Matcher struct {
 
 	mirrors mirrors
 	timers  timers
+	sees    snapshot // the latest that was asked for by see
 	rewant  bool // what the triggers want of the mirror may have changed
 	lacks   bool // it lacks something of that
 

@@ -383,6 +383,34 @@ func (s snapshot) has(xid uint32) bool {
 	return !running
 }
 
+// mostUnseen is how long a commit is waited for that is in the stream and nobody sees.
+const mostUnseen = 2 * time.Second
+
+// see waits until who reads tables sees what a transaction wrote. Its commit is in the stream a moment before that; and
+// long before, where it waits for a standby: then what is read may be older than the commit.
+func (m *Matcher) see(ctx context.Context, xid uint32) error {
+	for began := time.Now(); !m.sees.has(xid); {
+		var text string
+		err := m.Source.QueryRow(ctx, `SELECT pg_current_snapshot()::text`).Scan(&text)
+		if err != nil {
+			return fmt.Errorf("see what was committed: %w", err)
+		}
+		if m.sees, err = parseSnapshot(text); err != nil || m.sees.has(xid) {
+			return err
+		}
+		if time.Since(began) > mostUnseen {
+			m.Logger.WarnContext(ctx, "a commit is in the stream, and nobody sees it yet: does it wait for a standby? What it changed beside triggers may be missed", "xid", xid)
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(time.Millisecond):
+		}
+	}
+	return nil
+}
+
 // consider asks which objects a change may make match across relations.
 func (b *batch) consider(ctx context.Context, c *change.Commit, ch *change.Change) error {
 	if err := b.layout(ctx, ch.Object, ch.Relation); err != nil {
