@@ -112,8 +112,8 @@ type Matcher struct {
 	mirrors mirrors
 	timers  timers
 	sees    snapshot // the latest that was asked for by see
-	rewant  bool // what the triggers want of the mirror may have changed
-	lacks   bool // it lacks something of that
+	rewant  bool     // what the triggers want of the mirror may have changed
+	lacks   bool     // it lacks something of that
 
 	matched   []trigger.Firing
 	documents documents

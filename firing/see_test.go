@@ -1,7 +1,6 @@
 package firing
 
 import (
-	"io"
 	"log/slog"
 	"testing"
 	"time"
@@ -13,7 +12,7 @@ import (
 func TestSee(t *testing.T) {
 	t.Parallel()
 	d := dbtest.New(t)
-	m := &Matcher{Config: Config{Source: d.Pool, Logger: slog.New(slog.NewTextHandler(io.Discard, nil))}}
+	m := &Matcher{Config: Config{Source: d.Pool, Logger: slog.New(slog.DiscardHandler)}}
 	tx, err := d.Pool.Begin(t.Context())
 	if err != nil {
 		t.Fatal(err)

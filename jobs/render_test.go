@@ -372,8 +372,8 @@ func TestRenderSharesNothing(t *testing.T) {
 			t.Errorf("%s, %v", raw, err)
 		}
 		got["n"] = 2
-		a := got["a"].(map[string]any) //nolint:forcetypeassert // as above
-		a["b"].([]any)[0] = "y"        //nolint:forcetypeassert // as above
+		a := got["a"].(map[string]any)
+		a["b"].([]any)[0] = "y"
 		a["d"] = true
 	}
 }
