@@ -305,9 +305,12 @@ func (w *world) expect() map[firingKey]expected {
 				o = &object{}
 			}
 			o.after, o.seq = s.New, s.Seq
-			if s.New != nil {
+			switch {
+			case s.New != nil:
 				there[s.New.ID] = o
-			} else {
+			case o.before != nil: // who saw it saw it under the key that it had before
+				gone[o.before.ID] = o
+			default:
 				gone[s.Old.ID] = o
 			}
 		}
