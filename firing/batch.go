@@ -329,8 +329,11 @@ func (g *goneIDs) carriers() []river.InsertManyParams {
 }
 
 func carrier(args river.JobArgs) river.InsertManyParams {
-	return river.InsertManyParams{Args: args, InsertOpts: &river.InsertOpts{Queue: jobs.FiringQueue, MaxAttempts: 25}}
+	return river.InsertManyParams{Args: args, InsertOpts: &river.InsertOpts{Queue: jobs.FiringQueue, MaxAttempts: carrierAttempts}}
 }
+
+// carrierAttempts is how often River tries a job of ours.
+const carrierAttempts = 25
 
 // runs lets pipelines know of leads that are gone, left, or got another id.
 func (b *batch) runs(ctx context.Context, ch *change.Change, gone *goneIDs) error {
@@ -576,7 +579,39 @@ func (b *batch) write(ctx context.Context, least int, last bool) error {
 	}
 	clear(b.firings)
 	b.firings, b.size = b.firings[:0], 0
+	if last {
+		return nil // finish enqueues
+	}
 	return b.enqueue(ctx)
+}
+
+// insertJobs writes jobs of River as its client does, which takes round trips of its own for it.
+const insertJobs = `
+INSERT INTO pgautomate.river_job (kind, args, max_attempts, queue)
+SELECT unnest($1::text[]), unnest($2::jsonb[]), $3, $4`
+
+// notifyRiver wakes those who work on firings, as River's client does.
+const notifyRiver = `SELECT pg_notify('pgautomate.river_insert', $1)`
+
+// enqueueLast leaves the last jobs of a batch, when they are few, to go with the commit.
+func (b *batch) enqueueLast(ctx context.Context) error {
+	if len(b.carriers) == 0 || len(b.carriers) >= copyAt {
+		return b.enqueue(ctx)
+	}
+	kinds, args := make([]string, len(b.carriers)), make([]json.RawMessage, len(b.carriers))
+	for i, c := range b.carriers {
+		raw, err := json.Marshal(c.Args)
+		if err != nil {
+			return fmt.Errorf("jobs of River: %w", err)
+		}
+		kinds[i], args[i] = c.Args.Kind(), raw
+	}
+	b.closing.Queue(insertJobs, kinds, args, carrierAttempts, jobs.FiringQueue)
+	b.closing.Queue(notifyRiver, fmt.Sprintf(`{"queue": %q}`, jobs.FiringQueue))
+	failpoint.Hit("firing-jobs-inserted")
+	clear(b.carriers)
+	b.carriers = b.carriers[:0]
+	return nil
 }
 
 func (b *batch) enqueue(ctx context.Context) error {
@@ -610,7 +645,7 @@ func (b *batch) finish(ctx context.Context) error {
 	if err := b.writeReplies(ctx); err != nil {
 		return err
 	}
-	if err := b.enqueue(ctx); err != nil {
+	if err := b.enqueueLast(ctx); err != nil {
 		return err
 	}
 	if err := b.notes.write(ctx, b.tx); err != nil {

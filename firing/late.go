@@ -14,21 +14,25 @@ import (
 // round trip.
 const beginEngine = "BEGIN; SET LOCAL pgautomate.engine = 'on'; SET LOCAL idle_in_transaction_session_timeout = '20s'"
 
+// beEngine is the same but for BEGIN, as one statement.
+const beEngine = "SELECT set_config('pgautomate.engine', 'on', true), set_config('idle_in_transaction_session_timeout', '20s', true)"
+
 // lateTx is a transaction that begins with its first statement: most commits fire
 // nothing, and then there is nothing to write.
 type lateTx struct {
 	pool   *pgxpool.Pool
 	engine bool // it begins as the engine's, see BeEngine
 	conn   *pgxpool.Conn
-	tx     pgx.Tx // nil: not begun, or ended
+	tx     pgx.Tx // nil: not begun, or ended, or all of it is one batch
+	whole  bool   // all of it, from BEGIN to COMMIT, is one batch, which was sent
 	over   bool   // it was begun and has ended
 }
 
-func (l *lateTx) begun() bool { return l.tx != nil || l.over }
+func (l *lateTx) begun() bool { return l.tx != nil || l.whole || l.over }
 
 func (l *lateTx) begin(ctx context.Context) (pgx.Tx, error) {
 	switch {
-	case l.over:
+	case l.over, l.whole:
 		return nil, pgx.ErrTxClosed
 	case l.tx != nil:
 		return l.tx, nil
@@ -53,7 +57,7 @@ func (l *lateTx) begin(ctx context.Context) (pgx.Tx, error) {
 // ended says that the transaction was ended by its connection.
 func (l *lateTx) ended() {
 	l.conn.Release()
-	l.conn, l.tx, l.over = nil, nil, true
+	l.conn, l.tx, l.whole, l.over = nil, nil, false, true
 }
 
 // Begin implements pgx.Tx: a savepoint.
@@ -77,6 +81,11 @@ func (l *lateTx) Commit(ctx context.Context) error {
 
 // Rollback implements pgx.Tx. Once ended, it does nothing.
 func (l *lateTx) Rollback(ctx context.Context) error {
+	if l.whole {
+		_, err := l.conn.Exec(ctx, "ROLLBACK")
+		l.ended()
+		return err
+	}
 	if l.tx == nil {
 		return nil
 	}
@@ -97,8 +106,35 @@ func (l *lateTx) CopyFrom(ctx context.Context, table pgx.Identifier, columns []s
 	return tx.CopyFrom(ctx, table, columns, rows)
 }
 
+// sendWhole sends the transaction's statements with its BEGIN before them, and nothing may follow: the batch ends with COMMIT.
+func (l *lateTx) sendWhole(ctx context.Context, b *pgx.Batch) pgx.BatchResults {
+	conn, err := l.pool.Acquire(ctx)
+	if err != nil {
+		return failedBatch{err: fmt.Errorf("begin: %w", err)}
+	}
+	l.conn, l.whole = conn, true
+	var all pgx.Batch
+	all.Queue("BEGIN")
+	if l.engine {
+		all.Queue(beEngine)
+	}
+	first := all.Len()
+	all.QueuedQueries = append(all.QueuedQueries, b.QueuedQueries...)
+	results := conn.SendBatch(ctx, &all)
+	for range first {
+		if _, err := results.Exec(); err != nil {
+			_ = results.Close()
+			return failedBatch{err: fmt.Errorf("begin: %w", err)}
+		}
+	}
+	return results
+}
+
 // SendBatch implements pgx.Tx.
 func (l *lateTx) SendBatch(ctx context.Context, b *pgx.Batch) pgx.BatchResults {
+	if n := b.Len(); !l.begun() && n > 0 && b.QueuedQueries[n-1].SQL == "COMMIT" {
+		return l.sendWhole(ctx, b)
+	}
 	tx, err := l.begin(ctx)
 	if err != nil {
 		return failedBatch{err: err}
