@@ -379,7 +379,7 @@ func (b *batch) runs(ctx context.Context, ch *change.Change, gone *goneIDs) erro
 		return nil
 	}
 	b.carriers = append(b.carriers, gone.carriers()...)
-	return b.enqueue(ctx)
+	return b.enqueue(ctx, false)
 }
 
 // definitions takes over triggers that the commit wrote.
@@ -582,7 +582,7 @@ func (b *batch) write(ctx context.Context, least int, last bool) error {
 	if last {
 		return nil // finish enqueues
 	}
-	return b.enqueue(ctx)
+	return b.enqueue(ctx, false)
 }
 
 // insertJobs writes jobs of River as its client does, which takes round trips of its own for it.
@@ -593,32 +593,23 @@ SELECT unnest($1::text[]), unnest($2::jsonb[]), $3, $4`
 // notifyRiver wakes those who work on firings, as River's client does.
 const notifyRiver = `SELECT pg_notify('pgautomate.river_insert', $1)`
 
-// enqueueLast leaves the last jobs of a batch, when they are few, to go with the commit.
-func (b *batch) enqueueLast(ctx context.Context) error {
-	if len(b.carriers) == 0 || len(b.carriers) >= copyAt {
-		return b.enqueue(ctx)
-	}
-	kinds, args := make([]string, len(b.carriers)), make([]json.RawMessage, len(b.carriers))
-	for i, c := range b.carriers {
-		raw, err := json.Marshal(c.Args)
-		if err != nil {
-			return fmt.Errorf("jobs of River: %w", err)
-		}
-		kinds[i], args[i] = c.Args.Kind(), raw
-	}
-	b.closing.Queue(insertJobs, kinds, args, carrierAttempts, jobs.FiringQueue)
-	b.closing.Queue(notifyRiver, fmt.Sprintf(`{"queue": %q}`, jobs.FiringQueue))
-	failpoint.Hit("firing-jobs-inserted")
-	clear(b.carriers)
-	b.carriers = b.carriers[:0]
-	return nil
-}
-
-func (b *batch) enqueue(ctx context.Context) error {
+// enqueue writes the jobs that have gathered. The last ones of a batch, when they are few, are left to go with the commit.
+func (b *batch) enqueue(ctx context.Context, last bool) error {
 	if len(b.carriers) == 0 {
 		return nil
 	}
-	if _, err := b.River.InsertManyFastTx(ctx, b.tx, b.carriers); err != nil {
+	if last && len(b.carriers) < copyAt {
+		kinds, args := make([]string, len(b.carriers)), make([]json.RawMessage, len(b.carriers))
+		for i, c := range b.carriers {
+			raw, err := json.Marshal(c.Args)
+			if err != nil {
+				return fmt.Errorf("jobs of River: %w", err)
+			}
+			kinds[i], args[i] = c.Args.Kind(), raw
+		}
+		b.closing.Queue(insertJobs, kinds, args, carrierAttempts, jobs.FiringQueue)
+		b.closing.Queue(notifyRiver, fmt.Sprintf(`{"queue": %q}`, jobs.FiringQueue))
+	} else if _, err := b.River.InsertManyFastTx(ctx, b.tx, b.carriers); err != nil {
 		return fmt.Errorf("jobs of River: %w", err)
 	}
 	failpoint.Hit("firing-jobs-inserted")
@@ -645,7 +636,7 @@ func (b *batch) finish(ctx context.Context) error {
 	if err := b.writeReplies(ctx); err != nil {
 		return err
 	}
-	if err := b.enqueueLast(ctx); err != nil {
+	if err := b.enqueue(ctx, true); err != nil {
 		return err
 	}
 	if err := b.notes.write(ctx, b.tx); err != nil {

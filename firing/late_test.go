@@ -86,7 +86,7 @@ func TestJobsAreRivers(t *testing.T) {
 	if _, err := client.InsertManyFast(ctx, b.carriers); err != nil {
 		t.Fatal(err)
 	}
-	if err := b.enqueueLast(ctx); err != nil {
+	if err := b.enqueue(ctx, true); err != nil {
 		t.Fatal(err)
 	}
 	if b.tx.begun() || len(b.carriers) != 0 {

@@ -86,7 +86,7 @@ func (b *batch) reply(ctx context.Context, c *change.Commit, ch *change.Change, 
 	if err := b.writeReplies(ctx); err != nil {
 		return err
 	}
-	return b.enqueue(ctx)
+	return b.enqueue(ctx, false)
 }
 
 // replyType gives what is known of a type's replies; nil when it has none.
