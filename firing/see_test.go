@@ -1,10 +1,13 @@
 package firing
 
 import (
+	"context"
+	"errors"
 	"log/slog"
 	"testing"
 	"time"
 
+	"github.com/pgautomate/pgautomate/change"
 	"github.com/pgautomate/pgautomate/internal/dbtest"
 )
 
@@ -21,6 +24,12 @@ func TestSee(t *testing.T) {
 	var xid int64
 	if err := tx.QueryRow(t.Context(), `SELECT pg_current_xact_id()::text::bigint % (1::bigint << 32)`).Scan(&xid); err != nil {
 		t.Fatal(err)
+	}
+	// Edits of triggers do: nothing else is looked at before.
+	soon, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	defer cancel()
+	if err := (&batch{Matcher: m}).definitions(soon, &change.Commit{XID: uint32(xid)}, nil); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("an edit: %v", err)
 	}
 	seen := make(chan error, 1)
 	go func() { seen <- m.see(t.Context(), uint32(xid)) }()
