@@ -53,6 +53,7 @@ func TestFaults(t *testing.T) {
 		{"server: sessions terminated", nil, (*world).terminations},
 		{"SIGSTOP, a standby takes over, SIGCONT", []string{shortTimeout}, (*world).freeze},
 		{"SIGSTOP while applying, with a standby", []string{shortTimeout}, (*world).freezeWhileApplying},
+		{"SIGSTOP while committing, with a standby", []string{shortTimeout}, (*world).freezeWhileCommitting},
 		{"SIGSTOP of the only process, SIGCONT", []string{shortTimeout}, (*world).freezeAlone},
 		{"worker frozen until it is taken for dead, SIGCONT", nil, (*world).freezeWorker},
 		{"scheduler frozen while claiming, SIGCONT", nil, (*world).freezeClaim},
@@ -407,30 +408,53 @@ func (w *world) hold(sql string) (release func()) {
 // The frozen process has a transaction open, with the very firings that the standby is
 // to write.
 func (w *world) freezeWhileApplying() {
+	w.freezeFeed("it is frozen with its transaction open", `LOCK TABLE pgautomate.river_job IN SHARE ROW EXCLUSIVE MODE`, "river_job", func() {
+		// So many that they don't go with their commit in one pipeline, which a frozen process would not hold up.
+		w.exec(`INSERT INTO lead (id, organization_id, status_id) SELECT nextval('lead_ids'), 'b', 'C' FROM generate_series(1, 500)`)
+	}, "idle in transaction")
+}
+
+// The frozen process has sent its transaction with the COMMIT, and never hears how it ended.
+func (w *world) freezeWhileCommitting() {
+	w.freezeFeed("its transaction was committed while it was frozen", `LOCK TABLE pgautomate.feed_checkpoints IN SHARE ROW EXCLUSIVE MODE`, "feed_checkpoints", func() {}, "idle")
+}
+
+// freezeFeed freezes the feeding process while it waits for a lock on table, which sql takes, with firings written; state is
+// what its session is to be in once it has had the lock.
+func (w *world) freezeFeed(what, sql, table string, load func(), state string) {
 	active := w.engine()
 	standby := w.engine()
 	w.write()
 	w.underway()
 	var was int32
 	var began time.Time
-	w.until("it is frozen with its transaction open", func() bool {
-		release := w.hold(`SELECT FROM pgautomate.feed_checkpoints FOR UPDATE`)
+	w.until(what, func() bool {
+		release := w.hold(sql)
+		load()
 		waiting := func() []int32 {
-			return one[[]int32](w, `SELECT coalesce(array_agg(pid), '{}') FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'
-				AND query LIKE '%UPDATE pgautomate.feed_checkpoints%' AND pid <> pg_backend_pid()`)
+			return one[[]int32](w, `SELECT coalesce(array_agg(pid), '{}') FROM pg_locks
+				WHERE database = (SELECT oid FROM pg_database WHERE datname = current_database()) AND relation = ('pgautomate.' || $1)::regclass AND NOT granted`, table)
 		}
-		w.until("the feed waits for the lock", func() bool { return len(waiting()) > 0 })
-		pids := waiting()
+		w.until("somebody waits for the lock", func() bool { return len(waiting()) > 0 })
+		pids := one[[]int32](w, `SELECT coalesce(array_agg(DISTINCT pid), '{}') FROM pg_locks
+			WHERE pid = ANY($1) AND relation = 'pgautomate.trigger_firings'::regclass AND mode = 'RowExclusiveLock'`, waiting())
+		if len(pids) == 0 { // another one, or one without firings
+			release()
+			return false
+		}
 		was = w.reader()
 		active.signal(syscall.SIGSTOP)
 		began = time.Now()
 		release()
-		w.until("it has the lock", func() bool { return len(waiting()) == 0 })
-		open := one[bool](w, `SELECT EXISTS (SELECT FROM pg_stat_activity WHERE pid = ANY($1) AND state = 'idle in transaction' AND backend_xid IS NOT NULL)`, pids)
-		if !open {
+		w.until("those that waited have the lock", func() bool { return len(waiting()) == 0 })
+		w.until("it is done with what it was sent", func() bool {
+			return one[bool](w, `SELECT NOT EXISTS (SELECT FROM pg_stat_activity WHERE pid = ANY($1) AND state <> ALL('{idle,idle in transaction}') AND wait_event_type IS DISTINCT FROM 'Client')`, pids)
+		})
+		is := one[bool](w, `SELECT bool_and(state = $2) FROM pg_stat_activity WHERE pid = ANY($1)`, pids, state)
+		if !is {
 			active.signal(syscall.SIGCONT)
 		}
-		return open
+		return is
 	})
 	w.times++
 	w.until("the standby feeds", func() bool { pid := w.reader(); return pid != 0 && pid != was })
