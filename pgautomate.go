@@ -73,7 +73,7 @@ type Config struct {
 	Parts []Part
 	// Queues limits the workers to these action types; default all that are registered.
 	Queues []string
-	// WorkersPerType is how many actions of one type run at once; default 100.
+	// WorkersPerType is how many actions of one type run at once; default 100. Those that are done, while their outcomes are written, don't count, up to as many.
 	WorkersPerType int
 
 	// Slot is the replication slot; default pgautomate_<database>.

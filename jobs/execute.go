@@ -133,11 +133,12 @@ func (e *Executor) Run(ctx context.Context, id int64) error {
 	if err != nil || s == nil {
 		return err
 	}
-	return e.RunStarted(ctx, s)
+	return e.RunStarted(ctx, s, func() {})
 }
 
-// RunStarted carries out the attempt of an action that was started for this process.
-func (e *Executor) RunStarted(ctx context.Context, s *Started) error {
+// RunStarted carries out the attempt of an action that was started for this process. It calls done when nothing is left of it
+// but to write the outcome.
+func (e *Executor) RunStarted(ctx context.Context, s *Started, done func()) error {
 	if e.Vars != nil {
 		s.Action.Vars = e.Vars(s)
 	}
@@ -145,6 +146,7 @@ func (e *Executor) RunStarted(ctx context.Context, s *Started) error {
 	failpoint.Hit("handler-before")
 	outcome := e.decide(ctx, s)
 	failpoint.Hit("handler-done")
+	done()
 	return e.finish(ctx, s, outcome)
 }
 
