@@ -15,6 +15,7 @@ import (
 	"maps"
 	"strings"
 	"sync"
+	"sync/atomic"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -125,6 +126,8 @@ type Catalog struct {
 	mu    sync.RWMutex
 	types map[string]*Type // by name
 	base  map[uint32]uint32
+
+	learnt atomic.Uint64 // how often base may have grown
 }
 
 // New makes a catalog; it is empty until Reload.
@@ -146,6 +149,7 @@ func (c *Catalog) Reload(ctx context.Context) error {
 			c.base[col.TypeOID] = col.BaseOID
 		}
 	}
+	c.learnt.Add(1)
 	return nil
 }
 
@@ -348,6 +352,7 @@ func (c *Catalog) LayoutSchema(ctx context.Context, o *change.Object, rel *chang
 		}
 		c.mu.Lock()
 		maps.Copy(c.base, bases)
+		c.learnt.Add(1)
 		c.mu.Unlock()
 	}
 	c.mu.RLock()
@@ -459,6 +464,9 @@ func (c *Catalog) fresh(ctx context.Context, objectType string) (*Type, error) {
 	}
 	return c.Type(objectType), nil
 }
+
+// TypesLearnt changes whenever more may be known of types than before.
+func (c *Catalog) TypesLearnt() uint64 { return c.learnt.Load() }
 
 // BaseType resolves a domain to what it is made of; other types are themselves.
 func (c *Catalog) BaseType(oid uint32) uint32 {

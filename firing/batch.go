@@ -226,7 +226,7 @@ func (b *batch) match(ctx context.Context, c *change.Commit, ch *change.Change, 
 		}
 		return nil
 	}
-	r, err := b.row(c, ch, causeJSON, depth)
+	r, err := b.row(c, ch, causeJSON, depth, &b.documents.room)
 	if err != nil {
 		return err
 	}
@@ -255,22 +255,24 @@ func (b *batch) match(ctx context.Context, c *change.Commit, ch *change.Change, 
 	return b.write(ctx, flushAt, false)
 }
 
-// row gives what the audit keeps of a change.
-func (b *batch) row(c *change.Commit, ch *change.Change, causeJSON []byte, depth int) (r row, err error) {
+// row gives what the audit keeps of a change; its documents are in the room that is given, if that isn't nil.
+func (b *batch) row(c *change.Commit, ch *change.Change, causeJSON []byte, depth int, in *room) (r row, err error) {
 	failed := func(err error) (row, error) { return r, fmt.Errorf("row of %s: %w", ch.Object, err) }
 	r = row{objectType: ch.Object.Type, objectID: strings.Clone(ch.ID), commit: c, cause: causeJSON, depth: depth}
 	if c != nil {
 		r.at = c.Time
 	}
-	if r.data, err = b.documents.document(ch.Relation, ch.After); err != nil {
+	after, err := b.documents.decode(0, ch.After)
+	if err != nil {
 		return failed(err)
 	}
-	if r.previous, err = b.documents.document(ch.BeforeRelation, ch.Before); err != nil {
+	before, err := b.documents.decode(1, ch.Before)
+	if err != nil {
 		return failed(err)
 	}
-	if r.changed, err = changedFields(ch); err != nil {
-		return failed(err)
-	}
+	r.data = b.documents.print(in, ch.Relation, ch.After, after)
+	r.previous = b.documents.print(in, ch.BeforeRelation, ch.Before, before)
+	r.changed = changedFields(ch, before, after)
 	return r, nil
 }
 
@@ -579,6 +581,9 @@ func (b *batch) write(ctx context.Context, least int, last bool) error {
 	}
 	clear(b.firings)
 	b.firings, b.size = b.firings[:0], 0
+	if b.closing.Len() == 0 { // else the last ones still are to be sent
+		b.documents.room.clear()
+	}
 	if last {
 		return nil // finish enqueues
 	}

@@ -16,42 +16,145 @@ import (
 
 // documents prints rows. It belongs to one goroutine.
 type documents struct {
-	types  interface{ BaseType(oid uint32) uint32 } // resolves domains
+	types  types
 	arrays *pgtype.Map
+
+	cells   [2][]change.Cell // to be used again
+	columns map[*change.Relation][]column
+	learnt  uint64 // when columns were made
+
+	room room
+}
+
+// types resolves domains.
+type types interface {
+	BaseType(oid uint32) uint32
+	TypesLearnt() uint64
+}
+
+// column is how a column is printed.
+type column struct {
+	key   []byte // its name as JSON, and the colon
+	kind  trigger.Kind
+	array bool
+}
+
+func newDocuments(t types) documents {
+	return documents{types: t, arrays: pgtype.NewMap(), columns: map[*change.Relation][]column{}}
 }
 
 // document gives a row as a JSON object; nil for a row that doesn't exist.
 func (d *documents) document(rel *change.Relation, row change.Row) ([]byte, error) {
-	if row == nil {
-		return nil, nil
-	}
-	cells, err := row.Decode(make([]change.Cell, 0, len(rel.Columns)))
+	cells, err := d.decode(0, row)
 	if err != nil {
 		return nil, err
 	}
-	out := make([]byte, 0, len(row)+32*len(cells))
+	return d.print(nil, rel, row, cells), nil
+}
+
+// decode gives a row's cells until it is called with the same place, 0 or 1, again.
+func (d *documents) decode(place int, row change.Row) (cells []change.Cell, err error) {
+	if row == nil {
+		return nil, nil
+	}
+	d.cells[place], err = row.Decode(d.cells[place])
+	return d.cells[place], err
+}
+
+// print gives a row, whose cells are given, as a JSON object; nil for a row that doesn't exist. It is in r, if that isn't nil.
+func (d *documents) print(r *room, rel *change.Relation, row change.Row, cells []change.Cell) []byte {
+	if row == nil {
+		return nil
+	}
+	columns := d.columnsOf(rel)
+	out := r.take(len(row) + 32*len(cells))
 	out = append(out, '{')
 	for i, c := range cells {
-		if i >= len(rel.Columns) || c.Kind == change.Unchanged {
+		if i >= len(columns) || c.Kind == change.Unchanged {
 			continue
 		}
 		if len(out) > 1 {
 			out = append(out, ',')
 		}
-		out = appendString(out, rel.Columns[i].Name)
-		out = append(out, ':')
-		if c.Kind == change.Null {
+		col := &columns[i]
+		out = append(out, col.key...)
+		switch {
+		case c.Kind == change.Null:
 			out = append(out, "null"...)
-			continue
-		}
-		kind, array := trigger.KindOf(d.types.BaseType(rel.Columns[i].TypeOID))
-		if array {
-			out = d.appendArray(out, kind, c.Data)
-		} else {
-			out = appendValue(out, kind, c.Data)
+		case col.array:
+			out = d.appendArray(out, col.kind, c.Data)
+		default:
+			out = appendValue(out, col.kind, c.Data)
 		}
 	}
-	return append(out, '}'), nil
+	return r.keep(append(out, '}'))
+}
+
+// mostLayouts bounds what is kept of relations: the stream brings a new one with each change of a table.
+const mostLayouts = 1000
+
+func (d *documents) columnsOf(rel *change.Relation) []column {
+	if now := d.types.TypesLearnt(); now != d.learnt || len(d.columns) > mostLayouts {
+		clear(d.columns)
+		d.learnt = now
+	}
+	columns, known := d.columns[rel]
+	if !known {
+		columns = make([]column, len(rel.Columns))
+		for i, col := range rel.Columns {
+			c := &columns[i]
+			c.key = append(appendString(nil, col.Name), ':')
+			c.kind, c.array = trigger.KindOf(d.types.BaseType(col.TypeOID))
+		}
+		d.columns[rel] = columns
+	}
+	return columns
+}
+
+// room is where documents are printed that are written and forgotten soon: memory that is used again, not left to be
+// collected with all that lives. A nil room gives new memory.
+type room struct {
+	blocks [][]byte
+	at     int
+}
+
+const (
+	roomBlock = 256 << 10
+	roomMost  = flushBytes / roomBlock // blocks; documents beyond are in memory of their own
+)
+
+// take gives an empty slice with room for n bytes. It is appended to, and given to keep before the next one is taken.
+func (r *room) take(n int) []byte {
+	if r == nil || n > roomBlock/8 {
+		return make([]byte, 0, n)
+	}
+	for ; r.at < roomMost; r.at++ {
+		if r.at == len(r.blocks) {
+			r.blocks = append(r.blocks, make([]byte, 0, roomBlock))
+		}
+		if b := r.blocks[r.at]; cap(b)-len(b) >= n {
+			return b[len(b):]
+		}
+	}
+	return make([]byte, 0, n)
+}
+
+// keep gives what was taken and appended to, as it is until the room is cleared.
+func (r *room) keep(taken []byte) []byte {
+	n := len(taken)
+	if r != nil && r.at < len(r.blocks) && n > 0 {
+		if b := r.blocks[r.at]; cap(b) > len(b) && &taken[0] == &b[len(b):cap(b)][0] {
+			r.blocks[r.at] = b[:len(b)+n]
+		}
+	}
+	return taken[:n:n]
+}
+
+func (r *room) clear() {
+	for i := range r.blocks {
+		r.blocks[i] = r.blocks[i][:0]
+	}
+	r.at = 0
 }
 
 func appendValue(out []byte, kind trigger.Kind, text []byte) []byte {
@@ -127,19 +230,11 @@ func appendString[T []byte | string](out []byte, text T) []byte {
 
 // changedFields names the columns whose values differ, by name, so that a table
 // altered inside the commit is no trouble.
-func changedFields(ch *change.Change) ([]string, error) {
-	if ch.Before == nil || ch.After == nil {
-		return []string{}, nil
-	}
-	before, err := ch.Before.Decode(nil)
-	if err != nil {
-		return nil, err
-	}
-	after, err := ch.After.Decode(nil)
-	if err != nil {
-		return nil, err
-	}
+func changedFields(ch *change.Change, before, after []change.Cell) []string {
 	changed := []string{}
+	if ch.Before == nil || ch.After == nil {
+		return changed
+	}
 	for i, col := range ch.Relation.Columns {
 		if i >= len(after) || after[i].Kind == change.Unchanged {
 			continue
@@ -152,7 +247,7 @@ func changedFields(ch *change.Change) ([]string, error) {
 			changed = append(changed, col.Name)
 		}
 	}
-	return changed, nil
+	return changed
 }
 
 // eventOf gives a change as the document that filters are asked of.

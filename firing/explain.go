@@ -146,9 +146,15 @@ func (e *explanation) change(ctx context.Context, ch *change.Change, place int) 
 		if ch.OldOrganization != def.Organization {
 			before.row = nil
 		}
-		if x.ChangedFields, err = changedFields(ch); err != nil {
+		was, err := e.documents.decode(1, ch.Before)
+		if err != nil {
 			return nil, err
 		}
+		is, err := e.documents.decode(0, ch.After)
+		if err != nil {
+			return nil, err
+		}
+		x.ChangedFields = changedFields(ch, was, is)
 	}
 	if e.mirrors.store != nil {
 		e.mirrors.store.Begin()
@@ -252,7 +258,7 @@ func (e *explanation) verdict(def *trigger.Definition, ch *change.Change, k *rec
 			return "not_fired: extra_filter=false", nil //nolint:nilerr // it is shown on the trigger
 		}
 		b := batch{Matcher: e.Matcher}
-		r, err := b.row(nil, ch, nil, 0)
+		r, err := b.row(nil, ch, nil, 0, nil)
 		if err != nil {
 			return "", err
 		}

@@ -23,7 +23,6 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgtype"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/riverqueue/river"
 	"golang.org/x/sync/errgroup"
@@ -46,7 +45,7 @@ const DefaultMaxDepth = 8
 // as a million documents.
 const (
 	flushAt    = 5000
-	flushBytes = 16 << 20
+	flushBytes = 4 << 20
 )
 
 // copyAt is from how many firings on COPY is the quicker way to write them.
@@ -129,7 +128,7 @@ func New(c Config) *Matcher {
 		c.MirrorBytes = DefaultMirrorBytes
 	}
 	return &Matcher{
-		Config: c, marker: newMarker(c.Pool, c.Logger), partitions: map[string]struct{}{}, documents: documents{c.Catalog, pgtype.NewMap()},
+		Config: c, marker: newMarker(c.Pool, c.Logger), partitions: map[string]struct{}{}, documents: newDocuments(c.Catalog),
 	}
 }
 
@@ -350,6 +349,7 @@ func (m *Matcher) apply(ctx context.Context, commits []*change.Commit, position 
 	if err := m.ensurePartitions(ctx, commits); err != nil {
 		return false, err
 	}
+	m.documents.room.clear()
 	b := &batch{Matcher: m, tx: &lateTx{pool: m.Pool}, notes: newNotes(), position: position}
 	err = b.run(ctx, commits, must)
 	written = err == nil && b.tx.begun()

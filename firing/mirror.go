@@ -514,7 +514,7 @@ func (b *batch) settle(ctx context.Context, c *change.Commit, cause *jobs.Cause,
 			return nil
 		}
 		delete(own, ch.Object.Type+"\x00"+ch.ID)
-		r, err := b.row(c, ch, causeJSON, depth)
+		r, err := b.row(c, ch, causeJSON, depth, nil)
 		for _, i := range places {
 			rows[i] = r
 		}
