@@ -213,16 +213,43 @@ func (f *feeder) drain(ctx context.Context, end change.LSN) (used, error) {
 
 const referenceSlot = "bench_reference"
 
-// receive has pg_recvlogical read the same log to /dev/null, from when it streams.
-func (r *run) receive(ctx context.Context, d *database, end change.LSN) (used, error) {
+// receiver is pg_recvlogical, which reads from the reference's slot to /dev/null.
+func (r *run) receiver(ctx context.Context, d *database, more ...string) (*exec.Cmd, *streamed) {
 	tool := filepath.Join(r.server.BinDir(), "pg_recvlogical")
 	if _, err := os.Stat(tool); err != nil {
 		tool = "pg_recvlogical" // a server without client programs: the installed one
 	}
-	c := exec.CommandContext(ctx, tool, "-v", "-d", d.url, "-S", referenceSlot, "--start", "-f", "/dev/null", "--no-loop", "-E", end.String(),
-		"-o", "proto_version=1", "-o", "publication_names="+catalog.Publication, "-o", "messages=true")
+	c := exec.CommandContext(ctx, tool, append([]string{
+		"-v", "-d", d.url, "-S", referenceSlot, "--start", "-f", "/dev/null", "--no-loop",
+		"-o", "proto_version=1", "-o", "publication_names=" + catalog.Publication, "-o", "messages=true",
+	}, more...)...)
 	heard := &streamed{}
 	c.Stderr = heard
+	return c, heard
+}
+
+// received does something while pg_recvlogical reads what is written.
+func (r *run) received(ctx context.Context, d *database, do func() error) error {
+	if err := d.exec(ctx, "make_slot", referenceSlot); err != nil {
+		return err
+	}
+	c, heard := r.receiver(ctx, d)
+	if err := c.Start(); err != nil {
+		return fmt.Errorf("pg_recvlogical: %w", err)
+	}
+	err := do()
+	if signal := c.Process.Signal(os.Interrupt); err == nil {
+		err = signal // it has ended by itself
+	}
+	if ended := c.Wait(); err == nil && ended != nil {
+		err = fmt.Errorf("pg_recvlogical: %w: %s", ended, heard.text.String())
+	}
+	return errors.Join(err, d.run(ctx, "SELECT pg_drop_replication_slot('"+referenceSlot+"')"))
+}
+
+// receive has pg_recvlogical read the same log to /dev/null, from when it streams.
+func (r *run) receive(ctx context.Context, d *database, end change.LSN) (used, error) {
+	c, heard := r.receiver(ctx, d, "-E", end.String())
 	began := time.Now()
 	if err := c.Run(); err != nil {
 		return used{}, fmt.Errorf("pg_recvlogical: %w: %s", err, heard.text.String())

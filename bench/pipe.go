@@ -2,6 +2,7 @@ package bench
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strconv"
 	"sync"
@@ -185,48 +186,62 @@ func appWrites(ctx context.Context, r *run) error {
 	if err := d.exec(ctx, "hand_written"); err != nil {
 		return err
 	}
+	read := func(write func() error) error {
+		b, err := f.begin(ctx, false)
+		if err != nil {
+			return err
+		}
+		first, err := d.mark(ctx)
+		if err == nil {
+			err = b.untilApplied(ctx, first)
+		}
+		if err == nil {
+			err = write()
+		}
+		return errors.Join(err, b.end())
+	}
+	kinds := []struct {
+		name, table string
+		while       func(write func() error) error
+	}{
+		{"unwatched", "lead_unwatched", nil},
+		{"read by the engine", "lead", read},
+		{"row trigger", "lead_row_trigger", nil},
+		{"unread", "lead", nil},
+		{"received", "lead", func(write func() error) error { return r.received(ctx, d, write) }},
+	}
+	rates := map[string][]float64{}
 	var unwatched, byHand turns
 	for i := range r.reps {
-		rates := map[string]float64{}
-		order := []string{"lead_unwatched", "lead", "lead_row_trigger"}
-		for j := range order {
-			table := order[(i+j)%len(order)]
+		latest := map[string]float64{}
+		for j := range kinds {
+			k := kinds[(i+j)%len(kinds)]
 			if err := f.catchUp(ctx); err != nil {
 				return err
 			}
-			var b *running
-			if table == "lead" {
-				if b, err = f.begin(ctx, false); err != nil {
-					return err
-				}
-				first, err := d.mark(ctx)
-				if err != nil {
-					return err
-				}
-				if err := b.untilApplied(ctx, first); err != nil {
-					return err
-				}
+			write := func() (err error) { latest[k.name], err = r.asFast(ctx, d, k.table); return err }
+			if k.while != nil {
+				err = k.while(write)
+			} else {
+				err = write()
 			}
-			if rates[table], err = r.asFast(ctx, d, table); err != nil {
+			if err != nil {
 				return err
 			}
-			if b != nil {
-				if err := b.end(); err != nil {
-					return err
-				}
-			}
-			if err := d.run(ctx, "UPDATE "+table+" SET text0 = 'cold' WHERE text0 = 'hot'"); err != nil {
+			rates[k.name] = append(rates[k.name], latest[k.name])
+			if err := d.run(ctx, "UPDATE "+k.table+" SET text0 = 'cold' WHERE text0 = 'hot'"); err != nil {
 				return err
 			}
-			if err := d.run(ctx, "VACUUM "+table); err != nil {
+			if err := d.run(ctx, "VACUUM "+k.table); err != nil {
 				return err
 			}
 		}
-		unwatched.add(rates["lead"], rates["lead_unwatched"])
-		byHand.add(rates["lead"], rates["lead_row_trigger"])
+		unwatched.add(latest["read by the engine"], latest["unwatched"])
+		byHand.add(latest["read by the engine"], latest["row trigger"])
 	}
-	conditions := fmt.Sprintf("%d connections write as fast as they can, one row of 32 columns a commit, 1 in %d fires; the feed drains on the same CPUs; %s a turn",
-		writers, hotEvery, r.phase)
+	conditions := fmt.Sprintf("%d connections write as fast as they can, one row of 32 columns a commit, 1 in %d fires; the feed drains on the same CPUs; %s a turn; "+
+		"%s commits/s when it is watched and nobody reads, %s when pg_recvlogical reads it to /dev/null",
+		writers, hotEvery, r.phase, number(median(rates["unread"])), number(median(rates["received"])))
 	err = r.add(unwatched.into(Figure{
 		Name: "app_writes", Unit: "commits/s", ReferenceName: "the same table unwatched", Reach: 0.9, Conditions: conditions,
 	}))
