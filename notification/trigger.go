@@ -13,6 +13,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -73,7 +74,11 @@ func (s *Service) Trigger(ctx context.Context, organization string, r Request) (
 	if err := s.keepAttachments(ctx, organization, p); err != nil {
 		return Answer{}, err
 	}
-	err = pgx.BeginFunc(ctx, s.Pool, func(tx pgx.Tx) error { return s.accept(ctx, tx, organization, p) })
+	if p.plain() {
+		err = acceptPlain(ctx, dbq.New(s.Pool), organization, p)
+	} else {
+		err = pgx.BeginFunc(ctx, s.Pool, func(tx pgx.Tx) error { return s.accept(ctx, tx, organization, p) })
+	}
 	if err != nil || p.twice {
 		s.dropAttachments(ctx, p.attachments)
 	}
@@ -293,9 +298,39 @@ func (p *prepared) readTenant(ctx context.Context, q *dbq.Queries, organization 
 	return row.Active, true, nil
 }
 
+// plain says that a trigger is for single recipients, of whom nothing is said but what one statement can write.
+func (p *prepared) plain() bool {
+	return !p.broadcast && len(p.to.Topics) == 0 && p.newTenant == nil && p.actor == nil &&
+		!slices.ContainsFunc(p.to.Singles, func(r recipient) bool { return r.EmailNull || len(r.Channels) > 0 })
+}
+
+// acceptPlain is accept for a plain one: one statement, which needs no transaction around it.
+func acceptPlain(ctx context.Context, q *dbq.Queries, organization string, p *prepared) error {
+	event := dbq.AcceptEventParams{
+		OrganizationID: organization, WorkflowID: p.workflow, TransactionID: p.answer.TransactionID, StepIds: p.steps,
+		Payload: p.payload, Overrides: p.overrides, TenantID: p.tenant, Cause: p.cause,
+	}
+	var err error
+	if event.Recipients, err = json.Marshal(p.to.Singles); err != nil {
+		return err
+	}
+	if event.Attachments, err = json.Marshal(orEmpty(p.attachments)); err != nil {
+		return err
+	}
+	id, err := q.AcceptEvent(ctx, event)
+	if err != nil {
+		return fmt.Errorf("event: %w", err)
+	}
+	p.twice = id == 0 // the same answer, no new work
+	return nil
+}
+
 // accept writes the event; a second one of the same transactionId is none.
 func (s *Service) accept(ctx context.Context, tx pgx.Tx, organization string, p *prepared) error {
 	q := dbq.New(tx)
+	if p.plain() {
+		return acceptPlain(ctx, q, organization, p)
+	}
 	if p.newTenant != nil {
 		id, err := q.UpsertTenant(ctx, dbq.UpsertTenantParams{
 			OrganizationID: organization, Identifier: p.newTenant.Identifier, Name: p.newTenant.Name, Data: p.newTenant.Data,

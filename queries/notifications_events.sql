@@ -33,6 +33,11 @@ VALUES (@organization_id, @workflow_id, @transaction_id, @step_ids::bigint[], @r
 ON CONFLICT (organization_id, transaction_id) DO NOTHING
 RETURNING id;
 
+-- name: AcceptEvent :one
+-- The whole of a trigger for single recipients; no event: that transactionId was there before.
+SELECT coalesce(pgautomate.accept_event(@organization_id::text, @workflow_id::bigint, @transaction_id::text, @step_ids::bigint[], @payload::jsonb,
+                                        @overrides::jsonb, sqlc.narg(tenant_id)::bigint, @attachments::jsonb, sqlc.narg(cause)::jsonb, @recipients::jsonb), 0)::bigint AS id;
+
 -- name: EventExists :one
 SELECT EXISTS (SELECT FROM pgautomate.notification_events e WHERE e.organization_id = @organization_id AND e.transaction_id = @transaction_id);
 
@@ -74,34 +79,7 @@ SELECT s.id, s.subscriber_id FROM pgautomate.subscribers s
  WHERE s.organization_id = @organization_id AND s.id > @after AND s.deleted_at IS NULL ORDER BY s.id LIMIT @most::bigint;
 
 -- name: UpsertSubscribers :exec
--- Makes those that are missing, changes those of whom something new is said; the
--- others are not touched, nor locked. Who was deleted begins anew.
--- subscribers_organization_id_subscriber_id_key.
-INSERT INTO pgautomate.subscribers AS s (organization_id, subscriber_id, first_name, last_name, email, phone, avatar, locale, timezone, data)
-SELECT @organization_id, r.subscriber_id, nullif(r.first_name, ''), nullif(r.last_name, ''), nullif(r.email, ''), nullif(r.phone, ''),
-       nullif(r.avatar, ''), nullif(r.locale, ''), nullif(r.timezone, ''), r.data
-  FROM jsonb_to_recordset(@recipients::jsonb) AS r (subscriber_id text, first_name text, last_name text, email text, phone text, avatar text,
-                                           locale text, timezone text, data jsonb)
-  LEFT JOIN LATERAL (SELECT x.* FROM pgautomate.subscribers x
-                      WHERE x.organization_id = @organization_id AND x.subscriber_id = r.subscriber_id LIMIT 1) o ON true -- never all of them
- WHERE o.id IS NULL OR o.deleted_at IS NOT NULL
-    OR nullif(r.first_name, '') <> coalesce(o.first_name, '') OR nullif(r.last_name, '') <> coalesce(o.last_name, '')
-    OR nullif(r.email, '') <> coalesce(o.email, '') OR nullif(r.phone, '') <> coalesce(o.phone, '')
-    OR nullif(r.avatar, '') <> coalesce(o.avatar, '') OR nullif(r.locale, '') <> coalesce(o.locale, '')
-    OR nullif(r.timezone, '') <> coalesce(o.timezone, '') OR r.data IS DISTINCT FROM coalesce(o.data, 'null') AND r.data IS NOT NULL
- ORDER BY r.subscriber_id
-ON CONFLICT (organization_id, subscriber_id) DO UPDATE
-   SET first_name = coalesce(excluded.first_name, CASE WHEN s.deleted_at IS NULL THEN s.first_name END),
-       last_name = coalesce(excluded.last_name, CASE WHEN s.deleted_at IS NULL THEN s.last_name END),
-       email = coalesce(excluded.email, CASE WHEN s.deleted_at IS NULL THEN s.email END),
-       phone = coalesce(excluded.phone, CASE WHEN s.deleted_at IS NULL THEN s.phone END),
-       avatar = coalesce(excluded.avatar, CASE WHEN s.deleted_at IS NULL THEN s.avatar END),
-       locale = coalesce(excluded.locale, CASE WHEN s.deleted_at IS NULL THEN s.locale END),
-       timezone = coalesce(excluded.timezone, CASE WHEN s.deleted_at IS NULL THEN s.timezone END),
-       data = coalesce(excluded.data, CASE WHEN s.deleted_at IS NULL THEN s.data END),
-       channels = CASE WHEN s.deleted_at IS NULL THEN s.channels ELSE '[]' END,
-       created_at = CASE WHEN s.deleted_at IS NULL THEN s.created_at ELSE now() END,
-       deleted_at = NULL, updated_at = now();
+SELECT pgautomate.upsert_subscribers(@organization_id::text, @recipients::jsonb);
 
 -- name: UnsetEmails :exec
 UPDATE pgautomate.subscribers SET email = NULL, updated_at = now()

@@ -72,6 +72,14 @@ func TestSentTwice(t *testing.T) {
 	if n := p.notified(); n != 10 {
 		t.Errorf("%d notifications of 10 transactions", n)
 	}
+	// Who comes second changes nothing of what he says of his recipients either.
+	if got := p.text(`SELECT coalesce(pgautomate.accept_event(e.organization_id, e.workflow_id, e.transaction_id, e.step_ids, '{}', '{}', NULL, '[]', NULL,
+		'[{"subscriber_id": "S1", "first_name": "Other"}, {"subscriber_id": "S9"}]')::text, 'none') FROM pgautomate.notification_events e WHERE e.transaction_id = 'tx 1'`); got != "none" {
+		t.Errorf("a second event %s", got)
+	}
+	if got := p.text(`SELECT string_agg(subscriber_id || coalesce(first_name, ''), ' ') FROM pgautomate.subscribers`); got != "S1" {
+		t.Errorf("the second one changed subscribers: %s", got)
+	}
 
 	send := func(key, body string) *answer {
 		r := p.request("POST", "/v1/events/trigger", p.a, body)

@@ -10,6 +10,43 @@ import (
 	"encoding/json"
 )
 
+const acceptEvent = `-- name: AcceptEvent :one
+SELECT coalesce(pgautomate.accept_event($1::text, $2::bigint, $3::text, $4::bigint[], $5::jsonb,
+                                        $6::jsonb, $7::bigint, $8::jsonb, $9::jsonb, $10::jsonb), 0)::bigint AS id
+`
+
+type AcceptEventParams struct {
+	OrganizationID string
+	WorkflowID     int64
+	TransactionID  string
+	StepIds        []int64
+	Payload        json.RawMessage
+	Overrides      json.RawMessage
+	TenantID       *int64
+	Attachments    json.RawMessage
+	Cause          json.RawMessage
+	Recipients     json.RawMessage
+}
+
+// The whole of a trigger for single recipients; no event: that transactionId was there before.
+func (q *Queries) AcceptEvent(ctx context.Context, arg AcceptEventParams) (int64, error) {
+	row := q.db.QueryRow(ctx, acceptEvent,
+		arg.OrganizationID,
+		arg.WorkflowID,
+		arg.TransactionID,
+		arg.StepIds,
+		arg.Payload,
+		arg.Overrides,
+		arg.TenantID,
+		arg.Attachments,
+		arg.Cause,
+		arg.Recipients,
+	)
+	var id int64
+	err := row.Scan(&id)
+	return id, err
+}
+
 const allSubscribers = `-- name: AllSubscribers :many
 SELECT s.id, s.subscriber_id FROM pgautomate.subscribers s
  WHERE s.organization_id = $1 AND s.id > $2 AND s.deleted_at IS NULL ORDER BY s.id LIMIT $3::bigint
@@ -612,31 +649,7 @@ func (q *Queries) UnsetEmails(ctx context.Context, arg UnsetEmailsParams) error 
 }
 
 const upsertSubscribers = `-- name: UpsertSubscribers :exec
-INSERT INTO pgautomate.subscribers AS s (organization_id, subscriber_id, first_name, last_name, email, phone, avatar, locale, timezone, data)
-SELECT $1, r.subscriber_id, nullif(r.first_name, ''), nullif(r.last_name, ''), nullif(r.email, ''), nullif(r.phone, ''),
-       nullif(r.avatar, ''), nullif(r.locale, ''), nullif(r.timezone, ''), r.data
-  FROM jsonb_to_recordset($2::jsonb) AS r (subscriber_id text, first_name text, last_name text, email text, phone text, avatar text,
-                                           locale text, timezone text, data jsonb)
-  LEFT JOIN LATERAL (SELECT x.id, x.organization_id, x.subscriber_id, x.first_name, x.last_name, x.email, x.phone, x.avatar, x.locale, x.timezone, x.data, x.channels, x.is_online, x.last_online_at, x.created_at, x.updated_at, x.deleted_at FROM pgautomate.subscribers x
-                      WHERE x.organization_id = $1 AND x.subscriber_id = r.subscriber_id LIMIT 1) o ON true -- never all of them
- WHERE o.id IS NULL OR o.deleted_at IS NOT NULL
-    OR nullif(r.first_name, '') <> coalesce(o.first_name, '') OR nullif(r.last_name, '') <> coalesce(o.last_name, '')
-    OR nullif(r.email, '') <> coalesce(o.email, '') OR nullif(r.phone, '') <> coalesce(o.phone, '')
-    OR nullif(r.avatar, '') <> coalesce(o.avatar, '') OR nullif(r.locale, '') <> coalesce(o.locale, '')
-    OR nullif(r.timezone, '') <> coalesce(o.timezone, '') OR r.data IS DISTINCT FROM coalesce(o.data, 'null') AND r.data IS NOT NULL
- ORDER BY r.subscriber_id
-ON CONFLICT (organization_id, subscriber_id) DO UPDATE
-   SET first_name = coalesce(excluded.first_name, CASE WHEN s.deleted_at IS NULL THEN s.first_name END),
-       last_name = coalesce(excluded.last_name, CASE WHEN s.deleted_at IS NULL THEN s.last_name END),
-       email = coalesce(excluded.email, CASE WHEN s.deleted_at IS NULL THEN s.email END),
-       phone = coalesce(excluded.phone, CASE WHEN s.deleted_at IS NULL THEN s.phone END),
-       avatar = coalesce(excluded.avatar, CASE WHEN s.deleted_at IS NULL THEN s.avatar END),
-       locale = coalesce(excluded.locale, CASE WHEN s.deleted_at IS NULL THEN s.locale END),
-       timezone = coalesce(excluded.timezone, CASE WHEN s.deleted_at IS NULL THEN s.timezone END),
-       data = coalesce(excluded.data, CASE WHEN s.deleted_at IS NULL THEN s.data END),
-       channels = CASE WHEN s.deleted_at IS NULL THEN s.channels ELSE '[]' END,
-       created_at = CASE WHEN s.deleted_at IS NULL THEN s.created_at ELSE now() END,
-       deleted_at = NULL, updated_at = now()
+SELECT pgautomate.upsert_subscribers($1::text, $2::jsonb)
 `
 
 type UpsertSubscribersParams struct {
@@ -644,9 +657,6 @@ type UpsertSubscribersParams struct {
 	Recipients     json.RawMessage
 }
 
-// Makes those that are missing, changes those of whom something new is said; the
-// others are not touched, nor locked. Who was deleted begins anew.
-// subscribers_organization_id_subscriber_id_key.
 func (q *Queries) UpsertSubscribers(ctx context.Context, arg UpsertSubscribersParams) error {
 	_, err := q.db.Exec(ctx, upsertSubscribers, arg.OrganizationID, arg.Recipients)
 	return err
