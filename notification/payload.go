@@ -33,7 +33,7 @@ func variablesOf(raw json.RawMessage) []variable {
 }
 
 // reserved names what the steps' content uses and the trigger doesn't give.
-func reserved(steps []dbq.WorkflowStepsRow, p *prepared) string {
+func reserved(steps []dbq.FindWorkflowRow, p *prepared) string {
 	missing := ""
 	for _, name := range []string{"tenant", "actor"} {
 		given := name == "actor" && p.actor != nil || name == "tenant" && (p.tenant != nil || p.newTenant != nil)
@@ -41,7 +41,7 @@ func reserved(steps []dbq.WorkflowStepsRow, p *prepared) string {
 			continue
 		}
 		for i := range steps {
-			if steps[i].Active && slices.ContainsFunc(variablesOf(steps[i].Variables), func(v variable) bool {
+			if steps[i].StepActive && slices.ContainsFunc(variablesOf(steps[i].StepVariables), func(v variable) bool {
 				return v.Required && (v.Name == name || strings.HasPrefix(v.Name, name+"."))
 			}) {
 				missing = name
@@ -53,7 +53,7 @@ func reserved(steps []dbq.WorkflowStepsRow, p *prepared) string {
 
 // checkPayload refuses a payload that lacks what is required, puts defaults in,
 // and applies the schema.
-func (p *prepared) checkPayload(steps []dbq.WorkflowStepsRow, schema json.RawMessage, validate bool) error {
+func (p *prepared) checkPayload(steps []dbq.FindWorkflowRow, schema json.RawMessage, validate bool) error {
 	payload, err := object(p.payload)
 	if err != nil {
 		return unprocessable("payload", "payload must be an object")
@@ -66,7 +66,7 @@ func (p *prepared) checkPayload(steps []dbq.WorkflowStepsRow, schema json.RawMes
 		}
 	}
 	for i := range steps {
-		for _, v := range variablesOf(steps[i].Variables) {
+		for _, v := range variablesOf(steps[i].StepVariables) {
 			if v.Name == "" || isReserved(v.Name) {
 				continue
 			}
@@ -86,8 +86,8 @@ func (p *prepared) checkPayload(steps []dbq.WorkflowStepsRow, schema json.RawMes
 				need(v.Name, kindName(v.Type), false)
 			}
 		}
-		settings := parseSettings(steps[i].Type, steps[i].Settings)
-		if steps[i].Type == "delay" && settings.Type == "scheduled" {
+		settings := parseSettings(steps[i].StepType, steps[i].StepSettings)
+		if steps[i].StepType == "delay" && settings.Type == "scheduled" {
 			value, _ := lookup(payload, settings.DelayPath)
 			_, ok := instant(value)
 			need(settings.DelayPath, "ISO Date", ok)

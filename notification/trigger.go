@@ -155,18 +155,18 @@ func (s *Service) prepare(ctx context.Context, q *dbq.Queries, organization stri
 			return p, nil
 		}
 	}
-	w, err := q.FindWorkflow(ctx, dbq.FindWorkflowParams{OrganizationID: organization, Identifier: r.Name})
-	if errors.Is(err, pgx.ErrNoRows) {
-		return p, &RefusedError{Status: 422, Message: "workflow_not_found", Fields: map[string][]string{"name": {"workflow_not_found"}}}
-	}
+	steps, err := q.FindWorkflow(ctx, dbq.FindWorkflowParams{OrganizationID: organization, Identifier: r.Name})
 	if err != nil {
 		return p, fmt.Errorf("workflow %q: %w", r.Name, err)
 	}
-	p.workflow = w.ID
-	steps, err := q.WorkflowSteps(ctx, w.ID)
-	if err != nil {
-		return p, fmt.Errorf("steps of workflow %q: %w", r.Name, err)
+	if len(steps) == 0 {
+		return p, &RefusedError{Status: 422, Message: "workflow_not_found", Fields: map[string][]string{"name": {"workflow_not_found"}}}
 	}
+	w := steps[0]
+	if w.Step == 0 {
+		steps = nil
+	}
+	p.workflow = w.ID
 	active := w.Active
 	if err := p.readActor(r.Actor); err != nil {
 		return p, err
@@ -185,9 +185,9 @@ func (s *Service) prepare(ctx context.Context, q *dbq.Queries, organization stri
 	}
 	live := steps[:0:0]
 	for _, step := range steps {
-		if step.Active {
+		if step.StepActive {
 			live = append(live, step)
-			p.steps = append(p.steps, step.ID)
+			p.steps = append(p.steps, step.Step)
 		}
 	}
 	switch {

@@ -1,14 +1,14 @@
 -- From a trigger to the notifications of its recipients.
 
--- name: FindWorkflow :one
--- workflows_identifier_idx.
-SELECT w.id, w.identifier, w.name, w.active, w.payload_schema, w.validate_payload FROM pgautomate.workflows w
- WHERE w.organization_id = @organization_id AND w.identifier = @identifier AND w.deleted_at IS NULL;
-
--- name: WorkflowSteps :many
--- workflow_steps_workflow_idx.
-SELECT s.id, s.step_id, s.name, s.type, s.wire_type, s.position, s.active, s.stop_on_fail, s.controls, s.settings, s.filters, s.variants, s.variables
-  FROM pgautomate.workflow_steps s WHERE s.workflow_id = @workflow_id AND s.retired_at IS NULL ORDER BY s.position;
+-- name: FindWorkflow :many
+-- A workflow, once for each of its steps, in their order; one without steps once, with step 0.
+-- workflows_identifier_idx, workflow_steps_workflow_idx.
+SELECT w.id, w.active, w.payload_schema, w.validate_payload,
+       coalesce(s.id, 0)::bigint AS step, coalesce(s.active, false)::boolean AS step_active, coalesce(s.type, '')::text AS step_type,
+       coalesce(s.settings, '{}')::jsonb AS step_settings, coalesce(s.variables, '[]')::jsonb AS step_variables
+  FROM pgautomate.workflows w LEFT JOIN pgautomate.workflow_steps s ON s.workflow_id = w.id AND s.retired_at IS NULL
+ WHERE w.organization_id = @organization_id AND w.identifier = @identifier AND w.deleted_at IS NULL
+ ORDER BY s.position;
 
 -- name: FindTenant :one
 -- tenants_organization_id_identifier_key, workflow_overrides_workflow_id_tenant_id_key.

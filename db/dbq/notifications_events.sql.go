@@ -206,10 +206,14 @@ func (q *Queries) FindTopic(ctx context.Context, arg FindTopicParams) (int64, er
 	return id, err
 }
 
-const findWorkflow = `-- name: FindWorkflow :one
+const findWorkflow = `-- name: FindWorkflow :many
 
-SELECT w.id, w.identifier, w.name, w.active, w.payload_schema, w.validate_payload FROM pgautomate.workflows w
+SELECT w.id, w.active, w.payload_schema, w.validate_payload,
+       coalesce(s.id, 0)::bigint AS step, coalesce(s.active, false)::boolean AS step_active, coalesce(s.type, '')::text AS step_type,
+       coalesce(s.settings, '{}')::jsonb AS step_settings, coalesce(s.variables, '[]')::jsonb AS step_variables
+  FROM pgautomate.workflows w LEFT JOIN pgautomate.workflow_steps s ON s.workflow_id = w.id AND s.retired_at IS NULL
  WHERE w.organization_id = $1 AND w.identifier = $2 AND w.deleted_at IS NULL
+ ORDER BY s.position
 `
 
 type FindWorkflowParams struct {
@@ -219,27 +223,47 @@ type FindWorkflowParams struct {
 
 type FindWorkflowRow struct {
 	ID              int64
-	Identifier      string
-	Name            string
 	Active          bool
 	PayloadSchema   json.RawMessage
 	ValidatePayload bool
+	Step            int64
+	StepActive      bool
+	StepType        string
+	StepSettings    json.RawMessage
+	StepVariables   json.RawMessage
 }
 
 // From a trigger to the notifications of its recipients.
-// workflows_identifier_idx.
-func (q *Queries) FindWorkflow(ctx context.Context, arg FindWorkflowParams) (FindWorkflowRow, error) {
-	row := q.db.QueryRow(ctx, findWorkflow, arg.OrganizationID, arg.Identifier)
-	var i FindWorkflowRow
-	err := row.Scan(
-		&i.ID,
-		&i.Identifier,
-		&i.Name,
-		&i.Active,
-		&i.PayloadSchema,
-		&i.ValidatePayload,
-	)
-	return i, err
+// A workflow, once for each of its steps, in their order; one without steps once, with step 0.
+// workflows_identifier_idx, workflow_steps_workflow_idx.
+func (q *Queries) FindWorkflow(ctx context.Context, arg FindWorkflowParams) ([]FindWorkflowRow, error) {
+	rows, err := q.db.Query(ctx, findWorkflow, arg.OrganizationID, arg.Identifier)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []FindWorkflowRow
+	for rows.Next() {
+		var i FindWorkflowRow
+		if err := rows.Scan(
+			&i.ID,
+			&i.Active,
+			&i.PayloadSchema,
+			&i.ValidatePayload,
+			&i.Step,
+			&i.StepActive,
+			&i.StepType,
+			&i.StepSettings,
+			&i.StepVariables,
+		); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
 }
 
 const insertEvent = `-- name: InsertEvent :one
@@ -687,60 +711,4 @@ func (q *Queries) UpsertTenant(ctx context.Context, arg UpsertTenantParams) (int
 	var id int64
 	err := row.Scan(&id)
 	return id, err
-}
-
-const workflowSteps = `-- name: WorkflowSteps :many
-SELECT s.id, s.step_id, s.name, s.type, s.wire_type, s.position, s.active, s.stop_on_fail, s.controls, s.settings, s.filters, s.variants, s.variables
-  FROM pgautomate.workflow_steps s WHERE s.workflow_id = $1 AND s.retired_at IS NULL ORDER BY s.position
-`
-
-type WorkflowStepsRow struct {
-	ID         int64
-	StepID     string
-	Name       string
-	Type       string
-	WireType   string
-	Position   int32
-	Active     bool
-	StopOnFail bool
-	Controls   json.RawMessage
-	Settings   json.RawMessage
-	Filters    json.RawMessage
-	Variants   json.RawMessage
-	Variables  json.RawMessage
-}
-
-// workflow_steps_workflow_idx.
-func (q *Queries) WorkflowSteps(ctx context.Context, workflowID int64) ([]WorkflowStepsRow, error) {
-	rows, err := q.db.Query(ctx, workflowSteps, workflowID)
-	if err != nil {
-		return nil, err
-	}
-	defer rows.Close()
-	var items []WorkflowStepsRow
-	for rows.Next() {
-		var i WorkflowStepsRow
-		if err := rows.Scan(
-			&i.ID,
-			&i.StepID,
-			&i.Name,
-			&i.Type,
-			&i.WireType,
-			&i.Position,
-			&i.Active,
-			&i.StopOnFail,
-			&i.Controls,
-			&i.Settings,
-			&i.Filters,
-			&i.Variants,
-			&i.Variables,
-		); err != nil {
-			return nil, err
-		}
-		items = append(items, i)
-	}
-	if err := rows.Err(); err != nil {
-		return nil, err
-	}
-	return items, nil
 }
