@@ -265,13 +265,34 @@ func (r *run) tenths(ctx context.Context, rate float64, f func(first, n int) err
 
 // lateness measures starts at a steady rate.
 func (r *run) lateness(ctx context.Context, alone *riverAlone, rate float64) error {
-	d, err := r.pipelines(ctx, "lateness", manyOrganizations)
+	var t turns
+	for i := range r.reps {
+		value, err := r.lateOnce(ctx, fmt.Sprintf("lateness_%d", i), rate)
+		if err != nil {
+			return err
+		}
+		reference, err := alone.lateness(ctx, r, rate)
+		if err != nil {
+			return err
+		}
+		t.add(value, reference)
+	}
+	return r.add(t.into(Figure{
+		Name: "lateness_p99", Unit: "ms", ReferenceName: "River's own: scheduled_at to work, same rate and workers", Reach: 250, of: ofValue, most: true,
+		Conditions: fmt.Sprintf("%s actions/s, half of actions_1000_orgs, entered ten times a second, for %s; %d organizations; perform_at to started_at",
+			number(rate), r.steady, manyOrganizations),
+	}))
+}
+
+// lateOnce gives the 99th percentile of one turn, in milliseconds.
+func (r *run) lateOnce(ctx context.Context, name string, rate float64) (p99 float64, err error) {
+	d, err := r.pipelines(ctx, name, manyOrganizations)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	stop, err := r.engine(ctx, d)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	// What came first is not counted: plans and statistics are new.
 	warm := time.Now().Add(r.steady / 4)
@@ -280,20 +301,10 @@ func (r *run) lateness(ctx context.Context, alone *riverAlone, rate float64) err
 		err = d.untilNone(ctx, "active_left")
 	}
 	if err := errors.Join(err, stop()); err != nil {
-		return err
+		return 0, err
 	}
-	f := Figure{
-		Name: "lateness_p99", Unit: "ms", ReferenceName: "River's own: scheduled_at to work, same rate and workers", Reach: 250, of: ofValue, most: true,
-		Conditions: fmt.Sprintf("%s actions/s, half of actions_1000_orgs, entered ten times a second, for %s; %d organizations; perform_at to started_at",
-			number(rate), r.steady, manyOrganizations),
-	}
-	if err := d.pool.QueryRow(ctx, statements["lateness"], warm).Scan(&f.Value); err != nil {
-		return err
-	}
-	if f.Reference, err = alone.lateness(ctx, r, rate); err != nil {
-		return err
-	}
-	return r.add(f)
+	err = d.pool.QueryRow(ctx, statements["lateness"], warm).Scan(&p99)
+	return p99, err
 }
 
 func (a *riverAlone) lateness(ctx context.Context, r *run, rate float64) (float64, error) {

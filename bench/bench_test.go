@@ -238,6 +238,9 @@ func TestMedians(t *testing.T) {
 	if f.Value != 20 || f.Reference != 20 || !strings.Contains(f.Conditions, "ratios 0.50 to 1.50") {
 		t.Errorf("%+v", f)
 	}
+	if f := m.into(Figure{Unit: "ms", of: ofValue}); !strings.Contains(f.Conditions, "median of 3, 10.0 to 30.0 ms, ratios") {
+		t.Error(f.Conditions)
+	}
 	at := Figure{Value: 10, Ratio: 0.5, Reach: 1}
 	if at.Reached() {
 		t.Error("a ratio of 0.5 reaches 1")

@@ -27,7 +27,11 @@ func (t *turns) into(f Figure) Figure {
 		for i := range ratios {
 			ratios[i] = t.values[i] / t.references[i]
 		}
-		f.Conditions += fmt.Sprintf("; median of %d, ratios %.2f to %.2f", len(ratios), slices.Min(ratios), slices.Max(ratios))
+		f.Conditions += fmt.Sprintf("; median of %d, ", len(ratios))
+		if f.of == ofValue {
+			f.Conditions += fmt.Sprintf("%s to %s %s, ", number(slices.Min(t.values)), number(slices.Max(t.values)), f.Unit)
+		}
+		f.Conditions += fmt.Sprintf("ratios %.2f to %.2f", slices.Min(ratios), slices.Max(ratios))
 	}
 	return f
 }
