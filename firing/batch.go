@@ -270,8 +270,8 @@ func (b *batch) row(c *change.Commit, ch *change.Change, causeJSON []byte, depth
 	if err != nil {
 		return failed(err)
 	}
-	r.data = b.documents.print(in, ch.Relation, ch.After, after)
-	r.previous = b.documents.print(in, ch.BeforeRelation, ch.Before, before)
+	r.data = b.documents.print(in, b.documents.columnsOf(ch.Relation), ch.After, after)
+	r.previous = b.documents.print(in, b.documents.columnsOf(ch.BeforeRelation), ch.Before, before)
 	r.changed = changedFields(ch, before, after)
 	return r, nil
 }

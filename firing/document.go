@@ -49,7 +49,7 @@ func (d *documents) document(rel *change.Relation, row change.Row) ([]byte, erro
 	if err != nil {
 		return nil, err
 	}
-	return d.print(nil, rel, row, cells), nil
+	return d.print(nil, d.newColumns(rel), row, cells), nil
 }
 
 // decode gives a row's cells until it is called with the same place, 0 or 1, again.
@@ -61,12 +61,11 @@ func (d *documents) decode(place int, row change.Row) (cells []change.Cell, err 
 	return d.cells[place], err
 }
 
-// print gives a row, whose cells are given, as a JSON object; nil for a row that doesn't exist. It is in r, if that isn't nil.
-func (d *documents) print(r *room, rel *change.Relation, row change.Row, cells []change.Cell) []byte {
+// print gives a row, whose columns and cells are given, as a JSON object; nil for a row that doesn't exist. It is in r, if that isn't nil.
+func (d *documents) print(r *room, columns []column, row change.Row, cells []change.Cell) []byte {
 	if row == nil {
 		return nil
 	}
-	columns := d.columnsOf(rel)
 	out := r.take(len(row) + 32*len(cells))
 	out = append(out, '{')
 	for i, c := range cells {
@@ -93,6 +92,7 @@ func (d *documents) print(r *room, rel *change.Relation, row change.Row, cells [
 // mostLayouts bounds what is kept of relations: the stream brings a new one with each change of a table.
 const mostLayouts = 1000
 
+// columnsOf gives those of a relation of the stream; nil has none.
 func (d *documents) columnsOf(rel *change.Relation) []column {
 	if now := d.types.TypesLearnt(); now != d.learnt || len(d.columns) > mostLayouts {
 		clear(d.columns)
@@ -100,13 +100,21 @@ func (d *documents) columnsOf(rel *change.Relation) []column {
 	}
 	columns, known := d.columns[rel]
 	if !known {
-		columns = make([]column, len(rel.Columns))
-		for i, col := range rel.Columns {
-			c := &columns[i]
-			c.key = append(appendString(nil, col.Name), ':')
-			c.kind, c.array = trigger.KindOf(d.types.BaseType(col.TypeOID))
-		}
+		columns = d.newColumns(rel)
 		d.columns[rel] = columns
+	}
+	return columns
+}
+
+func (d *documents) newColumns(rel *change.Relation) []column {
+	if rel == nil {
+		return nil
+	}
+	columns := make([]column, len(rel.Columns))
+	for i, col := range rel.Columns {
+		c := &columns[i]
+		c.key = append(appendString(nil, col.Name), ':')
+		c.kind, c.array = trigger.KindOf(d.types.BaseType(col.TypeOID))
 	}
 	return columns
 }
