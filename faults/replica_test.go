@@ -295,15 +295,24 @@ func (w *world) ahead(set func(), confirmed bool) (p *process, proxy *linetest.P
 	}
 	if confirmed {
 		w.until("they are confirmed", isConfirmed)
+		// The slot must not get ahead of the standby itself: then it is never copied.
+		p.signal(syscall.SIGSTOP)
+		defer p.signal(syscall.SIGCONT)
 	} else {
 		time.Sleep(12 * time.Second) // more than two status messages
 		if isConfirmed() {
 			w.t.Error("they are confirmed, though the standby hasn't got them")
 		}
 	}
+	var problem error // a worker may just be ending
+	defer func() {
+		if w.t.Failed() {
+			w.t.Logf("the slot was last not copied because: %v", problem)
+		}
+	}()
 	w.until("the slot's copy follows", func() bool {
-		_, err := r.pool.Exec(w.t.Context(), `SELECT pg_sync_replication_slots()`)
-		return err == nil // a worker may just be ending
+		_, problem = r.pool.Exec(w.t.Context(), `SELECT pg_sync_replication_slots()`)
+		return problem == nil
 	})
 	return p, proxy, r, from
 }
