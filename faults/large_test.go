@@ -85,6 +85,7 @@ func (w *world) largeKilled() {
 		return one[bool](w, `SELECT EXISTS (SELECT FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'pgautomate feed'
 			AND backend_xid IS NOT NULL AND clock_timestamp() - xact_start > interval '1 second')`)
 	})
+	dead := w.reader()
 	p.kill()
 	w.times++
 	if n := fired(large); n != 0 {
@@ -94,7 +95,8 @@ func (w *world) largeKilled() {
 	began := time.Now()
 	p = w.run("--only", "feed")
 	p.weigh(&most)
-	reader := w.reader()
+	var reader int32
+	w.until("it reads, and not the dead one any more", func() bool { reader = w.reader(); return reader != 0 && reader != dead })
 	var quiet float64 // seconds between two words to the server
 	var largeTook, smallTook time.Duration
 	w.until("all has fired", func() bool {
