@@ -450,7 +450,7 @@ func (w *world) freezeFeed(what, sql, table string, load func(), state string) {
 		w.until("it is done with what it was sent", func() bool {
 			return one[bool](w, `SELECT NOT EXISTS (SELECT FROM pg_stat_activity WHERE pid = ANY($1) AND state <> ALL('{idle,idle in transaction}') AND wait_event_type IS DISTINCT FROM 'Client')`, pids)
 		})
-		is := one[bool](w, `SELECT bool_and(state = $2) FROM pg_stat_activity WHERE pid = ANY($1)`, pids, state)
+		is := one[bool](w, `SELECT coalesce(bool_and(state = $2), false) FROM pg_stat_activity WHERE pid = ANY($1)`, pids, state)
 		if !is {
 			active.signal(syscall.SIGCONT)
 		}

@@ -298,9 +298,10 @@ func (p *prepared) readTenant(ctx context.Context, q *dbq.Queries, organization 
 	return row.Active, true, nil
 }
 
-// plain says that a trigger is for single recipients, of whom nothing is said but what one statement can write.
+// plain says that a trigger is for single recipients, of whom nothing is said but what one statement can write. One with
+// attachments is not: they are dropped when the request is given up, and then it must be certain that nothing is committed.
 func (p *prepared) plain() bool {
-	return !p.broadcast && len(p.to.Topics) == 0 && p.newTenant == nil && p.actor == nil &&
+	return !p.broadcast && len(p.to.Topics) == 0 && p.newTenant == nil && p.actor == nil && len(p.attachments) == 0 &&
 		!slices.ContainsFunc(p.to.Singles, func(r recipient) bool { return r.EmailNull || len(r.Channels) > 0 })
 }
 
@@ -312,9 +313,6 @@ func acceptPlain(ctx context.Context, q *dbq.Queries, organization string, p *pr
 	}
 	var err error
 	if event.Recipients, err = json.Marshal(p.to.Singles); err != nil {
-		return err
-	}
-	if event.Attachments, err = json.Marshal(orEmpty(p.attachments)); err != nil {
 		return err
 	}
 	id, err := q.AcceptEvent(ctx, event)

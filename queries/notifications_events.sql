@@ -36,7 +36,7 @@ RETURNING id;
 -- name: AcceptEvent :one
 -- The whole of a trigger for single recipients; no event: that transactionId was there before.
 SELECT coalesce(pgautomate.accept_event(@organization_id::text, @workflow_id::bigint, @transaction_id::text, @step_ids::bigint[], @payload::jsonb,
-                                        @overrides::jsonb, sqlc.narg(tenant_id)::bigint, @attachments::jsonb, sqlc.narg(cause)::jsonb, @recipients::jsonb), 0)::bigint AS id;
+                                        @overrides::jsonb, sqlc.narg(tenant_id)::bigint, sqlc.narg(cause)::jsonb, @recipients::jsonb), 0)::bigint AS id;
 
 -- name: EventExists :one
 SELECT EXISTS (SELECT FROM pgautomate.notification_events e WHERE e.organization_id = @organization_id AND e.transaction_id = @transaction_id);

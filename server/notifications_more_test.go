@@ -73,7 +73,7 @@ func TestSentTwice(t *testing.T) {
 		t.Errorf("%d notifications of 10 transactions", n)
 	}
 	// Who comes second changes nothing of what he says of his recipients either.
-	if got := p.text(`SELECT coalesce(pgautomate.accept_event(e.organization_id, e.workflow_id, e.transaction_id, e.step_ids, '{}', '{}', NULL, '[]', NULL,
+	if got := p.text(`SELECT coalesce(pgautomate.accept_event(e.organization_id, e.workflow_id, e.transaction_id, e.step_ids, '{}', '{}', NULL, NULL,
 		'[{"subscriber_id": "S1", "first_name": "Other"}, {"subscriber_id": "S9"}]')::text, 'none') FROM pgautomate.notification_events e WHERE e.transaction_id = 'tx 1'`); got != "none" {
 		t.Errorf("a second event %s", got)
 	}

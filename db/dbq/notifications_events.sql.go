@@ -12,7 +12,7 @@ import (
 
 const acceptEvent = `-- name: AcceptEvent :one
 SELECT coalesce(pgautomate.accept_event($1::text, $2::bigint, $3::text, $4::bigint[], $5::jsonb,
-                                        $6::jsonb, $7::bigint, $8::jsonb, $9::jsonb, $10::jsonb), 0)::bigint AS id
+                                        $6::jsonb, $7::bigint, $8::jsonb, $9::jsonb), 0)::bigint AS id
 `
 
 type AcceptEventParams struct {
@@ -23,7 +23,6 @@ type AcceptEventParams struct {
 	Payload        json.RawMessage
 	Overrides      json.RawMessage
 	TenantID       *int64
-	Attachments    json.RawMessage
 	Cause          json.RawMessage
 	Recipients     json.RawMessage
 }
@@ -38,7 +37,6 @@ func (q *Queries) AcceptEvent(ctx context.Context, arg AcceptEventParams) (int64
 		arg.Payload,
 		arg.Overrides,
 		arg.TenantID,
-		arg.Attachments,
 		arg.Cause,
 		arg.Recipients,
 	)

@@ -1,5 +1,5 @@
 -- A trigger that names single recipients only is accepted by one statement: its event, what it says of its recipients, their
--- notifications. Who is given their credentials or an e-mail of null, topics and broadcasts go the longer way (notification/trigger.go).
+-- notifications. Attachments, credentials, an e-mail of null, topics and broadcasts go the longer way (notification/trigger.go).
 
 -- +goose Up
 -- Makes those that are missing, changes those of whom something new is said; the others are not touched, nor locked. Who was
@@ -38,7 +38,7 @@ END $$;
 -- Accepts a trigger for single recipients and gives its event; NULL: that transactionId was there before, nothing is changed.
 -- recipients is a list of {subscriber_id, ...}, each once.
 CREATE FUNCTION pgautomate.accept_event(organization text, workflow bigint, transaction text, steps bigint[], payload jsonb,
-                                        overrides jsonb, tenant bigint, attachments jsonb, cause jsonb, recipients jsonb) RETURNS bigint
+                                        overrides jsonb, tenant bigint, cause jsonb, recipients jsonb) RETURNS bigint
 LANGUAGE plpgsql SET search_path = pgautomate, pg_temp AS $$
 DECLARE
     event bigint;
@@ -48,7 +48,7 @@ BEGIN
     INSERT INTO notification_events (organization_id, workflow_id, transaction_id, step_ids, recipients, topics, broadcast,
                                      payload, overrides, tenant_id, attachments, cause, status, fanned_out, finished_at)
     VALUES (organization, workflow, transaction, steps, '[]', '[]', false,
-            payload, overrides, tenant, attachments, cause, 'done', jsonb_array_length(recipients), clock_timestamp())
+            payload, overrides, tenant, '[]', cause, 'done', jsonb_array_length(recipients), clock_timestamp())
     ON CONFLICT (organization_id, transaction_id) DO NOTHING
     RETURNING notification_events.id INTO event;
     IF event IS NULL THEN
@@ -67,8 +67,8 @@ BEGIN
 END $$;
 -- +goose StatementEnd
 REVOKE EXECUTE ON FUNCTION pgautomate.upsert_subscribers(text, jsonb) FROM PUBLIC;
-REVOKE EXECUTE ON FUNCTION pgautomate.accept_event(text, bigint, text, bigint[], jsonb, jsonb, bigint, jsonb, jsonb, jsonb) FROM PUBLIC;
+REVOKE EXECUTE ON FUNCTION pgautomate.accept_event(text, bigint, text, bigint[], jsonb, jsonb, bigint, jsonb, jsonb) FROM PUBLIC;
 
 -- +goose Down
-DROP FUNCTION pgautomate.accept_event(text, bigint, text, bigint[], jsonb, jsonb, bigint, jsonb, jsonb, jsonb);
+DROP FUNCTION pgautomate.accept_event(text, bigint, text, bigint[], jsonb, jsonb, bigint, jsonb, jsonb);
 DROP FUNCTION pgautomate.upsert_subscribers(text, jsonb);
